@@ -1,0 +1,1 @@
+"""Load generators, the demo and the benchmarks."""

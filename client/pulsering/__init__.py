@@ -1,0 +1,1 @@
+"""Pulsering: is this user online right now?"""

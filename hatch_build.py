@@ -1,0 +1,68 @@
+"""Hatch build hook: compile the Cython kernels.
+
+Editable installs get each shared object next to its source; wheels carry them as artifacts. ``python
+hatch_build.py`` rebuilds in place without reinstalling. ``PULSERING_KERNEL=debug`` compiles in the
+invariant checks, bounds checks and line tracing (for coverage).
+"""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+
+ROOTS = (Path("client"), Path("server"))
+
+
+def build_kernels() -> None:
+    """Compile every ``.pyx`` below the import roots, in place."""
+    from Cython.Build import cythonize
+    from setuptools import Distribution, Extension
+    from setuptools.command.build_ext import build_ext
+
+    debug = os.environ.get("PULSERING_KERNEL") == "debug"
+    for root in ROOTS:
+        extensions = [
+            Extension(
+                ".".join(source.relative_to(root).with_suffix("").parts),
+                [str(source)],
+                define_macros=[("CYTHON_TRACE", "1"), ("PULSERING_DEBUG", "1")] if debug else [],
+                extra_compile_args=["-O0", "-g"] if debug else ["-O3"],
+            )
+            for source in sorted(root.rglob("*.pyx"))
+        ]
+        if not extensions:
+            continue
+        command = build_ext(
+            Distribution(
+                {
+                    "ext_modules": cythonize(
+                        extensions,
+                        include_path=[str(r) for r in ROOTS],
+                        build_dir=None if debug else "build/cython",
+                        force=debug,
+                        compiler_directives={"linetrace": True, "boundscheck": True} if debug else {},
+                    ),
+                    "package_dir": {"": str(root)},
+                }
+            )
+        )
+        command.inplace = True
+        command.force = debug
+        command.ensure_finalized()
+        command.run()
+
+
+class KernelBuildHook(BuildHookInterface[Any]):
+    """Runs ``build_kernels`` for wheels and editable installs alike."""
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Compile, then tell hatch to ship the shared objects under a platform tag."""
+        build_kernels()
+        build_data["pure_python"] = False
+        build_data["infer_tag"] = True
+        build_data["artifacts"] += [f"{root}/**/*.{ending}" for root in ROOTS for ending in ("so", "pyd")]
+
+
+if __name__ == "__main__":
+    build_kernels()
