@@ -1,0 +1,136 @@
+"""Every bound of the protocol, the node and the client, in one place, each with why that number.
+
+Nothing here is tuned elsewhere: the codec checks these before it allocates, the node's ``limits:`` section
+starts from them, the client's options default to them. ``tests/unit/test_limits.py`` holds how they relate.
+Names end in their unit; a name without one is a count.
+"""
+
+from typing import Final
+
+# --- Frames -----------------------------------------------------------------------------------------------
+
+FRAME_BYTES_MAX: Final = 1 << 20
+"""A header and its body. Room for KEYS_PER_FRAME_MAX keys less the header, small enough to hold whole."""
+
+CONTROL_BODY_BYTES_MAX: Final = 4096
+"""A request that is decoded into Python objects. 4 KiB of empty maps become 0.3 MB; 1 MiB would become 74 MB."""
+
+HELLO_FRAME_BYTES_MAX: Final = 4096
+"""Any frame before HELLO: nothing that a stranger sends may cost more than a page."""
+
+KEYS_PER_FRAME_MAX: Final = 131_000
+"""What still fits into FRAME_BYTES_MAX with header, epoch and ext header around it."""
+
+KEYS_PER_FRAME: Final = 8192
+"""What the client packs and a node accepts by default: 64 KiB a frame, about 0.4 ms of one core."""
+
+NAME_BYTES_MAX: Final = 63
+"""Cluster, node and zone names: a DNS label."""
+
+ERROR_MESSAGE_BYTES_MAX: Final = 512
+"""The text in an ERROR or GOAWAY frame: one sentence for a person."""
+
+NODES_MAX: Final = 4096
+"""Nodes in a topology: its reply stays well under FRAME_BYTES_MAX, owner indices fit 16 bits."""
+
+REPLICAS_MAX: Final = 5
+"""Owners of a slot. More would multiply every write and buy no promise that three do not."""
+
+WEIGHT_MAX: Final = 1000
+"""Weight of a node: a cost of 46 bits shifted by 16 and divided by it stays exact in 64 bits."""
+
+# --- Time -------------------------------------------------------------------------------------------------
+
+TTL_MS_MIN: Final = 1_000
+"""Below it, one late network packet is a false offline."""
+
+TTL_MS_MAX: Final = 3_600_000
+"""Above it, presence is no longer presence, and warming up would take longer than a shift."""
+
+TTL_MS: Final = 20_000
+"""Two missed heartbeats of 10 s."""
+
+TICKS_PER_TTL_MIN: Final = 20
+"""A tick is never coarser than ttl/20."""
+
+TICKS_PER_TTL: Final = 80
+"""250 ms at a ttl of 20 s."""
+
+TICKS_PER_TTL_MAX: Final = 80
+"""The wheel has 255 spokes: one ttl live, one for the sweep, one for a jump of the clock."""
+
+HELLO_TIMEOUT_MS: Final = 2_000
+"""From accept to a complete HELLO; a stranger may not hold a connection longer."""
+
+FRAME_TIMEOUT_MS: Final = 5_000
+"""From a frame's first byte to its last: idle timers alone do not stop drip-feeding."""
+
+IDLE_TIMEOUT_MS: Final = 60_000
+"""A connection without a frame. Twelve times the client's ping, three ttls: nobody alive is that silent."""
+
+DRAIN_MS: Final = 10_000
+"""From SIGTERM to the end: clients leave within half of it, the process within twelve seconds."""
+
+# --- Node -------------------------------------------------------------------------------------------------
+
+CONNECTIONS: Final = 10_000
+"""Connections a node accepts; checked against RLIMIT_NOFILE at start."""
+
+FILES_RESERVED: Final = 64
+"""File descriptors kept aside for listeners, logs, admin and the refusal of a connection too many."""
+
+IN_FLIGHT_MAX: Final = 1024
+"""Requests a client may have unanswered on one connection."""
+
+OUTPUT_PAUSE_BYTES: Final = 256 << 10
+"""Replies that a peer has not read before we stop reading its requests."""
+
+OUTPUT_CLOSE_BYTES: Final = 4 << 20
+"""Replies that a peer has not read before we close it."""
+
+SEND_BUFFER_BYTES: Final = 256 << 10
+"""SO_SNDBUF of accepted sockets; the kernel would otherwise hold 4 MB for a peer that never reads."""
+
+# --- Client -----------------------------------------------------------------------------------------------
+
+CALL_TIMEOUT_MS: Final = 250
+"""A whole call, retries included: far inside a heartbeat interval, and a page can wait for it."""
+
+CONNECT_TIMEOUT_MS: Final = 1_000
+"""TCP, TLS and HELLO together."""
+
+ATTEMPTS: Final = 3
+"""The first and two more, each on another owner."""
+
+RETRY_BUDGET_RATIO: Final = 0.1
+"""Retries a client may add to its calls: a tenth, so that a failing cluster is not asked twice as much."""
+
+RETRY_BUDGET_MAX: Final = 100.0
+"""Tokens that a quiet client saves up for a bad moment."""
+
+RECONNECT_MS_MIN: Final = 50
+"""First back-off; full jitter up to RECONNECT_MS_MAX, for ever."""
+
+RECONNECT_MS_MAX: Final = 5_000
+"""A node that comes back is found within a quarter of a ttl."""
+
+PING_MS: Final = 5_000
+"""Two misses are half a ttl."""
+
+CIRCUIT_FAILURES: Final = 5
+"""Consecutive failures of a node before its owners' other halves are asked first."""
+
+CIRCUIT_PROBE_MS_MIN: Final = 100
+"""First probe of an open circuit; doubled with jitter up to CIRCUIT_PROBE_MS_MAX."""
+
+CIRCUIT_PROBE_MS_MAX: Final = 5_000
+"""Like RECONNECT_MS_MAX."""
+
+SWEEP_MS: Final = 10
+"""How often a connection looks for overdue requests: one timer a connection instead of one a call."""
+
+TOPOLOGY_REFRESH_MS: Final = 1_000
+"""At most one refresh a second and client, jittered by a fifth."""
+
+PENDING_KEYS_MAX: Final = 4_000_000
+"""Keys a client holds for frames unsent or unanswered: 32 MB, then Overloaded."""
