@@ -4,7 +4,7 @@
 
     PresenceError
     ├── ConfigError (ValueError)            the caller: a URL or an option is not usable
-    ├── ClientClosed (RuntimeError)         the caller: used before opening, after closing, in another loop or process
+    ├── ClientClosed (RuntimeError)         the caller: used before opening, after closing, in another loop
     ├── CallTimeout (TimeoutError)          nobody yet known: the call's own deadline passed
     ├── UnknownPresence (LookupError)       nobody: the cluster cannot say, and a bool was asked for
     ├── Overloaded                          us or the peer: a limit was reached; nothing was lost, try later
@@ -18,8 +18,8 @@
         ├── VersionMismatch                 no protocol version in common
         └── ClusterMismatch                 a node of another cluster
 
-Every error carries ``node`` (name or address, or None), ``op`` (or None) and ``retryable``. Each subclasses the
-builtin whose handlers would expect it, and none takes a builtin's name.
+Every error carries ``node`` (name or address, or None), ``op`` (or None) and ``retryable``. Each subclasses
+the builtin whose handlers would expect it, and none takes a builtin's name.
 """
 
 from typing import Any, ClassVar
@@ -90,7 +90,9 @@ class UnknownPresence(PresenceError, LookupError):
 
     retryable = True
 
-    def __init__(self, message: str, *, reason: Any = None, node: str | None = None, op: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, reason: Any = None, node: str | None = None, op: str | None = None
+    ) -> None:
         super().__init__(message, node=node, op=op)
         self.reason = reason
 
@@ -142,7 +144,9 @@ class ProtocolError(PresenceError):
 class FrameError(ProtocolError):
     """A frame or its body cannot be read. ``code`` is the wire's error code for it."""
 
-    def __init__(self, message: str, *, code: int = 1, node: str | None = None, op: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, code: int = 1, node: str | None = None, op: str | None = None
+    ) -> None:
         super().__init__(message, node=node, op=op)
         self.code = code
 

@@ -13,7 +13,7 @@ FRAME_BYTES_MAX: Final = 1 << 20
 """A header and its body. Room for KEYS_PER_FRAME_MAX keys less the header, small enough to hold whole."""
 
 CONTROL_BODY_BYTES_MAX: Final = 4096
-"""A request that is decoded into Python objects. 4 KiB of empty maps become 0.3 MB; 1 MiB would become 74 MB."""
+"""A request that is decoded into Python objects. 4 KiB of empty maps become 0.3 MB; 1 MiB, 74 MB."""
 
 HELLO_FRAME_BYTES_MAX: Final = 4096
 """Any frame before HELLO: nothing that a stranger sends may cost more than a page."""

@@ -1,0 +1,418 @@
+"""Bodies: what the msgpack value inside each frame means, both ways.
+
+Data-plane bodies (heartbeat, leave, get and their replies) are short arrays of fixed shape, read here by
+a cursor that accepts every msgpack encoding of an unsigned integer, ``bin`` or ``ext`` and nothing else,
+so that no hostile body can make Python objects. Control-plane bodies are small maps, decoded by msgpack and then
+checked field by field; unknown fields are ignored, so that they can be added. Every reader returns a typed
+value or raises ``FrameError``.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple, NoReturn
+
+import msgpack
+
+from pulsering import limits
+from pulsering.errors import FrameError
+
+KEYS_EXT: Final = 1
+"""The msgpack ext type of a packed array of little-endian u64 keys."""
+
+KEY_BYTES: Final = 8
+U32_MAX: Final = 0xFFFFFFFF
+U64_MAX: Final = 0xFFFFFFFFFFFFFFFF
+
+
+class KeysRequest(NamedTuple):
+    """HEARTBEAT, LEAVE or GET. ``argument`` is the grace in ms for LEAVE, WANT_AGES or 0 for GET."""
+
+    epoch: int
+    argument: int
+    keys: memoryview
+
+    @property
+    def key_count(self) -> int:
+        """How many keys."""
+        return len(self.keys) // KEY_BYTES
+
+
+class WriteReply(NamedTuple):
+    """Answer to HEARTBEAT and LEAVE: keys by outcome; the four counts sum up to the request's keys."""
+
+    epoch: int
+    accepted: int
+    stale: int
+    refused: int
+    moved: int
+
+
+class GetReply(NamedTuple):
+    """Answer to GET: ``states`` holds 2 bits a key, ``ages`` one byte a key or nothing.
+
+    ``warming_ms`` is how long the node will still say unknown for users it does not hold; 0 when warm.
+    """
+
+    epoch: int
+    warming_ms: int
+    key_count: int
+    states: memoryview
+    ages: memoryview
+
+
+class CountReply(NamedTuple):
+    """Answer to COUNT: users online whose first owner not skipped is this node."""
+
+    epoch: int
+    warming_ms: int
+    online: int
+
+
+class ErrorReply(NamedTuple):
+    """An ERROR frame, or the reason in a GOAWAY: ``after_ms`` is when to retry, or when the node stops."""
+
+    code: int
+    message: str
+    after_ms: int
+
+
+class Hello(NamedTuple):
+    """What a client says first. An empty ``cluster`` accepts any; epoch and topology hash 0 mean none yet."""
+
+    version_min: int
+    version_max: int
+    cluster: str
+    epoch: int
+    topology_hash: int
+    agent: str
+
+
+class Welcome(NamedTuple):
+    """What a node answers to HELLO. ``boot_id`` differs after each start of the node."""
+
+    version: int
+    cluster: str
+    node: str
+    boot_id: int
+    epoch: int
+    topology_hash: int
+    warming_ms: int
+    frame_bytes_max: int
+    keys_per_frame: int
+    in_flight: int
+    agent: str
+
+
+class Vitals(NamedTuple):
+    """Answer to PING: what an operator asks a node first. ``users`` counts those online here, in any role."""
+
+    epoch: int
+    users: int
+    uptime_ms: int
+    warming_ms: int
+    draining: bool
+    agent: str
+
+
+WANT_AGES: Final = 1
+"""GET argument: send the ticks since the last heartbeat as well."""
+
+
+# --- The cursor: every msgpack form of the few types that the data plane uses ------------------------------
+
+
+def _bad(what: str) -> NoReturn:
+    raise FrameError(f"body: {what}")
+
+
+class _Cursor:
+    """Reads msgpack values of expected type, one after another."""
+
+    __slots__ = ("_body", "_offset")
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self._offset = 0
+
+    def _take(self, size: int) -> int:
+        """The next ``size`` bytes as a big-endian unsigned integer."""
+        start = self._offset
+        end = start + size
+        if end > len(self._body):
+            _bad("ends early")
+        self._offset = end
+        return int.from_bytes(self._body[start:end], "big")
+
+    def array(self, length: int) -> None:
+        head = self._take(1)
+        if head == 0xDC:
+            found = self._take(2)
+        elif head == 0xDD:
+            found = self._take(4)
+        elif head & 0xF0 == 0x90:
+            found = head & 0x0F
+        else:
+            _bad(f"an array of {length} expected, not a value of type 0x{head:02x}")
+        if found != length:
+            _bad(f"an array of {length} expected, not of {found}")
+
+    def uint(self, maximum: int, what: str) -> int:
+        head = self._take(1)
+        if head < 0x80:
+            value = head
+        elif 0xCC <= head <= 0xCF:
+            value = self._take(1 << (head - 0xCC))
+        else:
+            _bad(f"{what} is not an unsigned integer (type 0x{head:02x})")
+        if value > maximum:
+            _bad(f"{what} is {value}, at most {maximum}")
+        return value
+
+    def _bytes(self, size: int, what: str) -> memoryview:
+        start = self._offset
+        end = start + size
+        if end > len(self._body):
+            _bad(f"{what} says {size} bytes, {len(self._body) - start} are there")
+        self._offset = end
+        return memoryview(self._body)[start:end]
+
+    def bin(self, what: str) -> memoryview:
+        head = self._take(1)
+        if not 0xC4 <= head <= 0xC6:
+            _bad(f"{what} is not binary (type 0x{head:02x})")
+        return self._bytes(self._take(1 << (head - 0xC4)), what)
+
+    def keys(self) -> memoryview:
+        head = self._take(1)
+        if 0xD4 <= head <= 0xD8:
+            size = 1 << (head - 0xD4)
+        elif 0xC7 <= head <= 0xC9:
+            size = self._take(1 << (head - 0xC7))
+        else:
+            _bad(f"keys are not an ext value (type 0x{head:02x})")
+        kind = self._take(1)
+        if kind != KEYS_EXT:
+            _bad(f"keys are ext type {kind}, not {KEYS_EXT}")
+        if size % KEY_BYTES:
+            _bad(f"keys of {size} bytes, not a multiple of {KEY_BYTES}")
+        return self._bytes(size, "keys")
+
+    def end(self) -> None:
+        if self._offset != len(self._body):
+            _bad(f"{len(self._body) - self._offset} bytes too many")
+
+
+# --- Data plane ---------------------------------------------------------------------------------------------
+
+
+def encode_keys_request(epoch: int, argument: int, keys: bytes | memoryview) -> bytes:
+    """Body of a HEARTBEAT, LEAVE or GET request."""
+    return _pack([epoch, argument, msgpack.ExtType(KEYS_EXT, bytes(keys))])
+
+
+def decode_keys_request(body: bytes) -> KeysRequest:
+    """Read a HEARTBEAT, LEAVE or GET body; ``keys`` is a view into it."""
+    cursor = _Cursor(body)
+    cursor.array(3)
+    epoch = cursor.uint(U32_MAX, "epoch")
+    argument = cursor.uint(U32_MAX, "argument")
+    keys = cursor.keys()
+    cursor.end()
+    return KeysRequest(epoch, argument, keys)
+
+
+def encode_write_reply(reply: WriteReply) -> bytes:
+    """Body of the reply to HEARTBEAT or LEAVE."""
+    return _pack(list(reply))
+
+
+def decode_write_reply(body: bytes, count: int) -> WriteReply:
+    """Read the reply to a HEARTBEAT or LEAVE of ``count`` keys."""
+    cursor = _Cursor(body)
+    cursor.array(5)
+    epoch = cursor.uint(U32_MAX, "epoch")
+    outcomes = [cursor.uint(count, what) for what in WriteReply._fields[1:]]
+    cursor.end()
+    if sum(outcomes) != count:
+        _bad(f"outcomes of {sum(outcomes)} keys for a request of {count}")
+    return WriteReply(epoch, *outcomes)
+
+
+def encode_get_reply(epoch: int, warming_ms: int, count: int, states: bytes, ages: bytes = b"") -> bytes:
+    """Body of the reply to GET."""
+    return _pack([epoch, warming_ms, count, states, ages])
+
+
+def decode_get_reply(body: bytes, count: int, *, want_ages: bool) -> GetReply:
+    """Read the reply to a GET of ``count`` keys; its lengths must be exactly those of the request."""
+    cursor = _Cursor(body)
+    cursor.array(5)
+    epoch = cursor.uint(U32_MAX, "epoch")
+    warming_ms = cursor.uint(U32_MAX, "warming_ms")
+    found = cursor.uint(U32_MAX, "count")
+    states = cursor.bin("states")
+    ages = cursor.bin("ages")
+    cursor.end()
+    if found != count or len(states) != (count + 3) // 4 or len(ages) != (count if want_ages else 0):
+        _bad(f"an answer for {found} keys ({len(states)} + {len(ages)} bytes) to a request of {count}")
+    return GetReply(epoch, warming_ms, found, states, ages)
+
+
+# --- Control plane ------------------------------------------------------------------------------------------
+
+
+def encode_count_request(epoch: int, skipped: tuple[str, ...]) -> bytes:
+    """Body of COUNT: ``skipped`` names the owners to be passed over because they do not answer."""
+    return _pack([epoch, list(skipped)])
+
+
+def decode_count_request(body: bytes) -> tuple[int, tuple[str, ...]]:
+    """Read COUNT: (epoch, names of owners to pass over)."""
+    value = _unpack_array(body, 2)
+    epoch, skipped = value
+    if not _is_uint(epoch, U32_MAX):
+        _bad("epoch is not an unsigned integer of 32 bits")
+    if not isinstance(skipped, list) or not all(_is_name(name) for name in skipped):
+        _bad("skipped is not an array of names")
+    return epoch, tuple(skipped)
+
+
+def encode_count_reply(reply: CountReply) -> bytes:
+    """Body of the reply to COUNT."""
+    return _pack(list(reply))
+
+
+def decode_count_reply(body: bytes) -> CountReply:
+    """Read the reply to COUNT."""
+    cursor = _Cursor(body)
+    cursor.array(3)
+    reply = CountReply(
+        cursor.uint(U32_MAX, "epoch"), cursor.uint(U32_MAX, "warming_ms"), cursor.uint(U64_MAX, "online")
+    )
+    cursor.end()
+    return reply
+
+
+def encode_error(code: int, message: str, after_ms: int = 0) -> bytes:
+    """Body of ERROR and GOAWAY; the message is cut to its limit."""
+    text = message.encode("utf-8", "replace")[: limits.ERROR_MESSAGE_BYTES_MAX].decode("utf-8", "ignore")
+    return _pack([code, text, after_ms])
+
+
+def decode_error(body: bytes) -> ErrorReply:
+    """Read ERROR or GOAWAY."""
+    code, message, after_ms = _unpack_array(body, 3)
+    if not (_is_uint(code, U32_MAX) and isinstance(message, str) and _is_uint(after_ms, U32_MAX)):
+        _bad("an error is [code, message, after_ms]")
+    return ErrorReply(code, message[: limits.ERROR_MESSAGE_BYTES_MAX], after_ms)
+
+
+def encode_map(message: Hello | Welcome | Vitals) -> bytes:
+    """Body of HELLO, of its reply, or of the reply to PING."""
+    return _pack(message._asdict())
+
+
+def decode_hello(body: bytes) -> Hello:
+    """Read HELLO."""
+    fields = decode_map(body)
+    hello = Hello(
+        version_min=uint_field(fields, "version_min", 255),
+        version_max=uint_field(fields, "version_max", 255),
+        cluster=text_field(fields, "cluster"),
+        epoch=uint_field(fields, "epoch", U32_MAX),
+        topology_hash=uint_field(fields, "topology_hash", U64_MAX),
+        agent=text_field(fields, "agent"),
+    )
+    if hello.version_min > hello.version_max:
+        _bad("version_min is above version_max")
+    return hello
+
+
+def decode_welcome(body: bytes) -> Welcome:
+    """Read the reply to HELLO."""
+    fields = decode_map(body)
+    return Welcome(
+        version=uint_field(fields, "version", 255),
+        cluster=text_field(fields, "cluster"),
+        node=text_field(fields, "node"),
+        boot_id=uint_field(fields, "boot_id", U64_MAX),
+        epoch=uint_field(fields, "epoch", U32_MAX),
+        topology_hash=uint_field(fields, "topology_hash", U64_MAX),
+        warming_ms=uint_field(fields, "warming_ms", U32_MAX),
+        frame_bytes_max=uint_field(fields, "frame_bytes_max", limits.FRAME_BYTES_MAX),
+        keys_per_frame=uint_field(fields, "keys_per_frame", limits.KEYS_PER_FRAME_MAX),
+        in_flight=uint_field(fields, "in_flight", U32_MAX),
+        agent=text_field(fields, "agent"),
+    )
+
+
+def decode_vitals(body: bytes) -> Vitals:
+    """Read the reply to PING."""
+    fields = decode_map(body)
+    draining = fields.get("draining")
+    if not isinstance(draining, bool):
+        _bad("draining is not a bool")
+    return Vitals(
+        epoch=uint_field(fields, "epoch", U32_MAX),
+        users=uint_field(fields, "users", U64_MAX),
+        uptime_ms=uint_field(fields, "uptime_ms", U64_MAX),
+        warming_ms=uint_field(fields, "warming_ms", U32_MAX),
+        draining=draining,
+        agent=text_field(fields, "agent"),
+    )
+
+
+def encode_topology(fields: Mapping[str, Any]) -> bytes:
+    """Body of the reply to TOPOLOGY, from ``Topology.to_wire()``."""
+    return _pack(dict(fields))
+
+
+def decode_map(body: bytes) -> dict[str, Any]:
+    """Read a map with text keys; ``Topology.from_wire`` and the readers above check its fields."""
+    value = _unpack(body)
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        _bad("a map with text keys expected")
+    return value
+
+
+def uint_field(fields: Mapping[str, Any], name: str, maximum: int) -> int:
+    """The unsigned integer ``fields[name]``, at most ``maximum``."""
+    value: Any = fields.get(name)
+    if not _is_uint(value, maximum):
+        _bad(f"{name} is not an unsigned integer up to {maximum}")
+    return int(value)
+
+
+def text_field(fields: Mapping[str, Any], name: str) -> str:
+    """The short text ``fields[name]``."""
+    value = fields.get(name)
+    if not _is_name(value):
+        _bad(f"{name} is not a text of at most {limits.NAME_BYTES_MAX} bytes")
+    return str(value)
+
+
+def _is_uint(value: object, maximum: int) -> bool:
+    return type(value) is int and 0 <= value <= maximum
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and len(value.encode("utf-8", "replace")) <= limits.NAME_BYTES_MAX
+
+
+def _pack(value: object) -> bytes:
+    packed: bytes = msgpack.packb(value)
+    return packed
+
+
+def _unpack(body: bytes) -> Any:
+    # msgpack raises five unrelated exception types; each means that the peer broke the protocol.
+    try:
+        return msgpack.unpackb(body, max_array_len=limits.NODES_MAX, max_map_len=64, strict_map_key=True)
+    except Exception as error:
+        raise FrameError(f"body: not readable as msgpack ({type(error).__name__})") from error
+
+
+def _unpack_array(body: bytes, length: int) -> list[Any]:
+    value = _unpack(body)
+    if not isinstance(value, list) or len(value) != length:
+        _bad(f"an array of {length} expected")
+    return value
