@@ -1,0 +1,215 @@
+"""What ``cluster.yaml`` may say: one model a section, one field a key, its bounds and its default.
+
+The models are frozen and refuse keys they do not know; bounds that the protocol shares come from
+``pulsering.limits``. A model checks one value at a time; what holds between values is in ``config``. Field
+names end in their unit where the file's own key leaves the unit to the value (``ttl: 20s`` is ``ttl_ms``).
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Literal, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+from pulsering.limits import (
+    CONNECTIONS,
+    FRAME_BYTES_MAX,
+    HELLO_FRAME_BYTES_MAX,
+    IN_FLIGHT_MAX,
+    KEYS_PER_FRAME,
+    KEYS_PER_FRAME_MAX,
+    NAME_BYTES_MAX,
+    NODES_MAX,
+    OUTPUT_CLOSE_BYTES,
+    OUTPUT_PAUSE_BYTES,
+    REPLICAS_MAX,
+    TICKS_PER_TTL,
+    TICKS_PER_TTL_MAX,
+    TICKS_PER_TTL_MIN,
+    TTL_MS,
+    TTL_MS_MAX,
+    TTL_MS_MIN,
+    WEIGHT_MAX,
+)
+from pulsering_server.units import UnitError, parse_duration_ms, parse_size
+
+MEMORY_BYTES: Final = 1 << 30
+"""The table of a node by default: about 100 million users, and no surprise on a small machine."""
+MEMORY_BYTES_MIN: Final = 1 << 20
+MEMORY_BYTES_MAX: Final = 1 << 44
+FRAME_BYTES_MIN: Final = HELLO_FRAME_BYTES_MAX
+USERS_MAX: Final = 1 << 40
+
+_HOST_LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
+
+
+class Address(NamedTuple):
+    """Where clients reach a node. IPv6 hosts are kept without brackets."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """Return ``host:port`` as the file has it."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def parse_address(value: object) -> Address:
+    """Return the host (lower case) and port of ``host:port``; ``ValueError`` says what is wrong."""
+    if not isinstance(value, str):
+        raise ValueError("expected host:port, such as 10.0.0.1:7400")
+    if "://" in value:
+        raise ValueError("expected host:port without a scheme, such as 10.0.0.1:7400")
+    if match := re.fullmatch(r"\[(.*)\](?::(.*))?", value):
+        host, port = _ipv6(match[1]), match[2]
+    elif value.count(":") > 1:
+        raise ValueError('an IPv6 address needs brackets and quotes, as in "[::1]:7400"')
+    else:
+        host, _, port = value.partition(":")
+        host = _ipv4_or_name(host)
+    if not port:
+        raise ValueError(f"no port: expected host:port, as in {Address(host, 7400)}")
+    if not re.fullmatch(r"[0-9]{1,9}", port):
+        raise ValueError(f"bad port '{port[:40]}': must be a number from 1 to 65535")
+    if int(port) == 0:
+        raise ValueError("port 0 has no meaning to clients; 'pulsering serve --port 0' takes any free port")
+    if int(port) > 65535:
+        raise ValueError(f"bad port {port}: must be from 1 to 65535")
+    return Address(host, int(port))
+
+
+def _ipv6(text: str) -> str:
+    try:
+        address = ipaddress.IPv6Address(text)
+    except ValueError:
+        raise ValueError(f"bad IPv6 address '{text[:60]}'") from None
+    if address.is_unspecified:
+        raise ValueError("[::] is no address that clients can reach; name one of this node's own")
+    return str(address)
+
+
+def _ipv4_or_name(text: str) -> str:
+    if not text:
+        raise ValueError("no host: expected host:port, such as 10.0.0.1:7400")
+    if re.fullmatch(r"[0-9.]+", text):
+        try:
+            address = ipaddress.IPv4Address(text)
+        except ValueError:
+            raise ValueError(f"bad IPv4 address '{text[:60]}'") from None
+        if address.is_unspecified:
+            raise ValueError("0.0.0.0 is no address that clients can reach; name one of this node's own")
+        return str(address)
+    if len(text) > 253 or not all(
+        _HOST_LABEL.fullmatch(label) for label in text.removesuffix(".").split(".")
+    ):
+        raise ValueError(f"bad host name '{text[:60]}'")
+    return text.lower()
+
+
+def _checked(parse: Callable[[object], Any]) -> BeforeValidator:
+    """Return a validator whose message is that of ``parse``, word for word."""
+
+    def validate(value: object) -> Any:
+        try:
+            return parse(value)
+        except (UnitError, ValueError) as error:
+            raise PydanticCustomError("pulsering", "{why}", {"why": str(error)}) from None
+
+    return BeforeValidator(validate)
+
+
+def _duration(low_ms: int, high_ms: int) -> BeforeValidator:
+    return _checked(lambda value: parse_duration_ms(value, low_ms, high_ms))
+
+
+def _size(low: int, high: int) -> BeforeValidator:
+    return _checked(lambda value: parse_size(value, low, high))
+
+
+def _parse_seed(value: object) -> int:
+    if isinstance(value, str) and re.fullmatch(r"(0[xX])?[0-9A-Fa-f]{1,16}", value):
+        return int(value, 16)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 64:
+        return value
+    raise ValueError("must be a number from 0 to 2^64-1, or its hexadecimal text such as '0x9f3c21aa'")
+
+
+_TEXT_WITH_UNIT: Final = WithJsonSchema({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?[A-Za-z]+$"})
+_ADDRESS_SCHEMA: Final = WithJsonSchema({"type": "string", "examples": ["10.0.0.1:7400", "[::1]:7400"]})
+_SEED_SCHEMA: Final = WithJsonSchema({"type": ["integer", "string"], "examples": [0, "0x9f3c21aa"]})
+
+ClusterName = Annotated[str, StringConstraints(pattern=rf"^[a-z0-9-]{{1,{NAME_BYTES_MAX}}}$")]
+NodeName = Annotated[str, StringConstraints(pattern=rf"^[A-Za-z0-9._-]{{1,{NAME_BYTES_MAX}}}$")]
+Zone = Annotated[str, StringConstraints(pattern=rf"^[A-Za-z0-9._-]{{0,{NAME_BYTES_MAX}}}$")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, arbitrary_types_allowed=True)
+
+
+class LimitsConfig(_Section):
+    """``limits``: what one node may use and accept, whatever its peers do."""
+
+    memory_bytes: Annotated[int, _size(MEMORY_BYTES_MIN, MEMORY_BYTES_MAX), _TEXT_WITH_UNIT] = Field(
+        MEMORY_BYTES, alias="memory", description="the table of users; beyond it new users are refused"
+    )
+    users: Annotated[int, Field(ge=1, le=USERS_MAX)] | None = Field(
+        None, description="users a node holds at most; without it, what its memory holds"
+    )
+    connections: int = Field(CONNECTIONS, ge=1, le=1_000_000, description="open connections")
+    frame_bytes: Annotated[int, _size(FRAME_BYTES_MIN, FRAME_BYTES_MAX), _TEXT_WITH_UNIT] = Field(
+        FRAME_BYTES_MAX, alias="frame", description="one request or reply"
+    )
+    keys_per_frame: int = Field(
+        KEYS_PER_FRAME, ge=1, le=KEYS_PER_FRAME_MAX, description="users in one request"
+    )
+    in_flight: int = Field(
+        IN_FLIGHT_MAX, ge=1, le=IN_FLIGHT_MAX, description="unanswered requests a connection"
+    )
+    output_pause_bytes: Annotated[int, _size(1 << 12, 1 << 30), _TEXT_WITH_UNIT] = Field(
+        OUTPUT_PAUSE_BYTES,
+        alias="output_pause",
+        description="replies a peer leaves unread before its requests wait",
+    )
+    output_close_bytes: Annotated[int, _size(1 << 12, 1 << 30), _TEXT_WITH_UNIT] = Field(
+        OUTPUT_CLOSE_BYTES,
+        alias="output_close",
+        description="replies a peer leaves unread before it is disconnected",
+    )
+
+
+class NodeConfig(_Section):
+    """One entry of ``nodes``."""
+
+    name: NodeName = Field(description="what `pulsering serve --node` picks; places users, so never rename")
+    address: Annotated[Address, _checked(parse_address), _ADDRESS_SCHEMA] = Field(
+        description="host:port that clients and this node's listener use"
+    )
+    weight: int = Field(1, ge=1, le=WEIGHT_MAX, description="share of the users, relative to the others")
+    zone: Zone = Field("", description="replicas go to different zones where there are enough")
+
+
+class ClusterFile(_Section):
+    """The file as a whole."""
+
+    version: Literal[1] = Field(description="of this format")
+    cluster: ClusterName = Field(description="name; a node refuses clients of another cluster")
+    epoch: int = Field(ge=1, le=(1 << 32) - 1, description="raise by one with every change of the nodes")
+    ttl_ms: Annotated[int, _duration(TTL_MS_MIN, TTL_MS_MAX), _TEXT_WITH_UNIT] = Field(
+        TTL_MS, alias="ttl", description="a user is online this long after the last heartbeat"
+    )
+    ticks_per_ttl: int = Field(
+        TICKS_PER_TTL,
+        alias="ticks",
+        ge=TICKS_PER_TTL_MIN,
+        le=TICKS_PER_TTL_MAX,
+        description="resolution: steps that a ttl is cut into",
+    )
+    replicas: int = Field(2, ge=1, le=REPLICAS_MAX, description="nodes that hold each user")
+    hash_seed: Annotated[int, _checked(_parse_seed), _SEED_SCHEMA] = Field(
+        0, description="places users on nodes; never change it, and keep it to yourself"
+    )
+    limits: LimitsConfig = Field(default_factory=LimitsConfig.model_construct)
+    nodes: tuple[NodeConfig, ...] = Field(min_length=1, max_length=NODES_MAX)
