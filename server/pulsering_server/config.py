@@ -26,7 +26,7 @@ from pulsering_server.config_schema import (
 from pulsering_server.units import format_size
 
 if TYPE_CHECKING:
-    from pulsering.topology import Topology
+    from pulsering.topology import Topology  # noqa: TC004
 
 __all__ = ["ClusterConfig", "ConfigErrors", "LimitsConfig", "NodeConfig", "load_config", "parse_config"]
 
@@ -37,7 +37,7 @@ _FRAME_OVERHEAD_BYTES: Final = 64
 class ClusterConfig(ClusterFile):
     """A valid configuration. Frozen; equal when every setting is."""
 
-    def topology(self) -> Topology:
+    def topology(self) -> "Topology":
         """Return the part that nodes and clients must agree on."""
         from pulsering.topology import Node, Topology
 
