@@ -2,9 +2,9 @@
 
 Data-plane bodies (heartbeat, leave, get and their replies) are short arrays of fixed shape, read here by
 a cursor that accepts every msgpack encoding of an unsigned integer, ``bin`` or ``ext`` and nothing else,
-so that no hostile body can make Python objects. Control-plane bodies are small maps, decoded by msgpack and then
-checked field by field; unknown fields are ignored, so that they can be added. Every reader returns a typed
-value or raises ``FrameError``.
+so that no hostile body can make Python objects. Control-plane bodies are small maps, decoded by msgpack
+and then checked field by field; unknown fields are ignored, so that they can be added. Every reader
+returns a typed value or raises ``FrameError``.
 """
 
 from collections.abc import Mapping
