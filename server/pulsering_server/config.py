@@ -9,11 +9,12 @@ import difflib
 import os
 from collections.abc import Iterator
 from pathlib import Path as FilePath
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
 from pulsering import limits
+from pulsering.topology import Node, Topology
 from pulsering_server.config_document import TEXT_BYTES_MAX, Document, Path, read_document, render_path
 from pulsering_server.config_errors import ConfigErrors, Position, Problem
 from pulsering_server.config_schema import (
@@ -25,22 +26,20 @@ from pulsering_server.config_schema import (
 )
 from pulsering_server.units import format_size
 
-if TYPE_CHECKING:
-    from pulsering.topology import Topology  # noqa: TC004
-
 __all__ = ["ClusterConfig", "ConfigErrors", "LimitsConfig", "NodeConfig", "load_config", "parse_config"]
 
 # Around the keys of a full frame: header, body and ext headers, epoch.
 _FRAME_OVERHEAD_BYTES: Final = 64
 
+# Words of neighbouring systems that no spelling distance leads from.
+_OTHER_NAMES: Final = {"host": "address", "port": "address", "id": "name", "rack": "zone", "timeout": "ttl"}
+
 
 class ClusterConfig(ClusterFile):
     """A valid configuration. Frozen; equal when every setting is."""
 
-    def topology(self) -> "Topology":
+    def topology(self) -> Topology:
         """Return the part that nodes and clients must agree on."""
-        from pulsering.topology import Node, Topology
-
         return Topology(
             cluster=self.cluster,
             epoch=self.epoch,
@@ -99,13 +98,19 @@ def parse_config(text: str, file: str = "cluster.yaml") -> ClusterConfig:
 
 
 def _schema_problems(document: Document, error: ValidationError) -> Iterator[Problem]:
+    misspelt = {
+        (*path[:-1], _similar_key(str(path[-1]), _section(path[:-1])))
+        for path in (tuple(item["loc"]) for item in error.errors() if item["type"] == "extra_forbidden")
+    }
     for item in error.errors(include_url=False):
         path, kind = tuple(item["loc"]), item["type"]
         if kind == "too_short" and item["input"]:
             continue  # the entries that failed on their own have been left out of the count
         position = document.nearest(path)
-        cut_off = kind in ("missing", "too_short") or position.line >= (document.broken_at or 0)
-        if document.broken_at is not None and cut_off:
+        last_line = max(position.line, document.last_lines.get(path, 0))
+        if document.broken_at is not None and (kind == "missing" or last_line >= document.broken_at):
+            continue  # what a syntax error cut off is not missing, what it garbled not wrong
+        if path in misspelt and kind == "missing":
             continue
         if kind == "extra_forbidden":
             position = document.keys.get(path, position)
@@ -183,7 +188,9 @@ def _replica_problems(document: Document, replicas: object, nodes: list[Any]) ->
     if replicas > len(nodes):
         has = "there is 1" if len(nodes) == 1 else f"there are {len(nodes)}"
         default = "" if "replicas" in document.root else " (the default)"
-        yield document.problem(f"replicas: {replicas}{default} need as many nodes, but {has}", position)
+        yield document.problem(
+            f"replicas: {replicas}{default} need at least {replicas} nodes, but {has}", position
+        )
         return
     addresses = [_address(node.get("address")) if isinstance(node, dict) else None for node in nodes]
     hosts = {address.host for address in addresses if address}
@@ -256,9 +263,8 @@ def _description(path: Path) -> str:
 
 def _hint(key: str, model: type[BaseModel]) -> str:
     """Return the key that was probably meant, or the section that a known key belongs in."""
-    known = _keys(model)
-    if meant := difflib.get_close_matches(key.lower()[:100], known, n=1):
-        return f" (did you mean '{meant[0]}'?)"
+    if meant := _similar_key(key, model):
+        return f" (did you mean '{meant}'?)"
     for section, place in (
         (ClusterFile, "at the top"),
         (LimitsConfig, "in 'limits'"),
@@ -266,4 +272,11 @@ def _hint(key: str, model: type[BaseModel]) -> str:
     ):
         if section is not model and key in _keys(section):
             return f" (it belongs {place})"
-    return f"; known here: {', '.join(known)}"
+    return f"; known here: {', '.join(_keys(model))}"
+
+
+def _similar_key(key: str, model: type[BaseModel]) -> str | None:
+    known = _keys(model)
+    if key in _OTHER_NAMES and _OTHER_NAMES[key] in known:
+        return _OTHER_NAMES[key]
+    return next(iter(difflib.get_close_matches(key.lower()[:100], known, n=1)), None)

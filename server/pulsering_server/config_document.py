@@ -38,6 +38,7 @@ class Document:
     root: Plain = None
     values: dict[Path, Position] = field(default_factory=dict)
     keys: dict[Path, Position] = field(default_factory=dict)
+    last_lines: dict[Path, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     broken_at: int | None = None
     """The line of the syntax error that ended parsing; what is missing after it may be there."""
@@ -144,7 +145,9 @@ class _Builder:
 
     def _key(self, container: _Open, event: Any, kind: str) -> None:
         if kind != "ScalarEvent":
-            raise _Stop("a key must be one word, not a list or mapping", _start(event))
+            raise _Stop(
+                "a key must be one word, not a list or mapping (a placeholder left over?)", _start(event)
+            )
         container.key = key = str(event.value)
         assert container.mapping is not None
         container.duplicate = key in container.mapping
@@ -167,13 +170,22 @@ class _Builder:
             else:
                 path = (*container.path, len(container.items) if container.key is None else container.key)
         if path is not None:
-            self._document.values[path] = _start(event)
+            self._locate(path, event, kind)
         if kind == "ScalarEvent":
             self._attach(container, self._scalar(event))
             return
         if len(self._open) >= DEPTH_MAX:
             raise _Stop(f"nested deeper than {DEPTH_MAX} levels", _start(event))
         self._open.append(_Open(path, {} if kind == "MappingStartEvent" else None, []))
+
+    def _locate(self, path: Path, event: Any, kind: str) -> None:
+        position = _start(event)
+        if kind == "ScalarEvent":
+            self._document.last_lines[path] = event.end_mark.line + 1
+            if not event.value and event.implicit[0]:
+                # The parser finds a value left out at the next token, which may be on another line.
+                position = self._document.keys.get(path, position)
+        self._document.values[path] = position
 
     def _close(self) -> None:
         closed = self._open.pop()
@@ -247,11 +259,18 @@ def _explain(error: MarkedYAMLError, lines: list[str]) -> Iterator[tuple[str, Po
             at,
         )
     elif "could not find expected ':'" in what:
-        yield "a line without ': ': expected 'key: value' (is the file truncated?)", opened
+        opening = lines[opened.line - 1].lstrip()
+        if opening.startswith(("<<<<<<<", "=======", ">>>>>>>")):
+            yield "a merge conflict left over", opened
+        else:
+            truncated = "" if any(lines[opened.line :]) else " (is the file truncated?)"
+            yield f"a line without ': ': expected 'key: value'{truncated}", opened
     elif re.match(r"[^#]*:\s*\[[0-9A-Fa-f:.]+\]:", line):
         yield 'an IPv6 address needs quotes here, as in "[::1]:7400"', at
     elif "mapping values are not allowed" in what:
         yield "a ':' where a value cannot have one: check the indentation, or put the value in quotes", at
+    elif match := re.search(r"expected <block end>, but found '([]},])'", what):
+        yield f"a '{match[1]}' too many", at
     elif "expected <block end>" in what:
         yield "does not line up with the lines before it: check the indentation", at
     elif match := re.search(r"found character '(.)' that cannot start", what):

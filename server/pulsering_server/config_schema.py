@@ -136,6 +136,11 @@ def _parse_seed(value: object) -> int:
     raise ValueError("must be a number from 0 to 2^64-1, or its hexadecimal text such as '0x9f3c21aa'")
 
 
+def _absent_is_empty(value: object) -> object:
+    """Let a section whose keys are all commented out be what it looks like."""
+    return {} if value is None else value
+
+
 _TEXT_WITH_UNIT: Final = WithJsonSchema({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?[A-Za-z]+$"})
 _ADDRESS_SCHEMA: Final = WithJsonSchema({"type": "string", "examples": ["10.0.0.1:7400", "[::1]:7400"]})
 _SEED_SCHEMA: Final = WithJsonSchema({"type": ["integer", "string"], "examples": [0, "0x9f3c21aa"]})
@@ -194,7 +199,7 @@ class NodeConfig(_Section):
 class ClusterFile(_Section):
     """The file as a whole."""
 
-    version: Literal[1] = Field(description="of this format")
+    version: Literal[1] = Field(description="of the format: 1")
     cluster: ClusterName = Field(description="name; a node refuses clients of another cluster")
     epoch: int = Field(ge=1, le=(1 << 32) - 1, description="raise by one with every change of the nodes")
     ttl_ms: Annotated[int, _duration(TTL_MS_MIN, TTL_MS_MAX), _TEXT_WITH_UNIT] = Field(
@@ -211,5 +216,9 @@ class ClusterFile(_Section):
     hash_seed: Annotated[int, _checked(_parse_seed), _SEED_SCHEMA] = Field(
         0, description="places users on nodes; never change it, and keep it to yourself"
     )
-    limits: LimitsConfig = Field(default_factory=LimitsConfig.model_construct)
-    nodes: tuple[NodeConfig, ...] = Field(min_length=1, max_length=NODES_MAX)
+    limits: Annotated[LimitsConfig, BeforeValidator(_absent_is_empty)] = Field(
+        default_factory=LimitsConfig.model_construct, description="of each node"
+    )
+    nodes: tuple[NodeConfig, ...] = Field(
+        min_length=1, max_length=NODES_MAX, description="who is in it: a list of names and addresses"
+    )

@@ -51,7 +51,8 @@ def _parse(
     example = "'20s' or '250ms'" if kind == "duration" else "'64MiB' or '1GiB'"
     text = str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
     if not isinstance(text, str):
-        raise UnitError(f"expected a {kind} such as {example}")
+        found = ", found nothing" if text is None else ""
+        raise UnitError(f"expected a {kind} such as {example}{found}")
     match = _QUANTITY.fullmatch(text.strip())
     if match is None:
         raise UnitError(f"{_quoted(text)} is not a {kind}: expected a number and a unit, such as {example}")
@@ -79,7 +80,7 @@ def _guess(
     for unit in guesses:
         amount = number * units[unit]
         if low <= amount <= high and amount == int(amount):
-            return _format(int(amount), units) if unit == "B" else f"{number}{unit}"
+            return _format(int(amount), units) if unit in ("B", "ms") else f"{number}{unit}"
     return None
 
 
