@@ -194,7 +194,8 @@ def _replica_problems(document: Document, replicas: object, nodes: list[Any]) ->
         return
     addresses = [_address(node.get("address")) if isinstance(node, dict) else None for node in nodes]
     hosts = {address.host for address in addresses if address}
-    if None not in addresses and replicas > len(hosts):
+    on_loopback = all(host in ("localhost", "::1") or host.startswith("127.") for host in hosts)
+    if None not in addresses and replicas > len(hosts) and not on_loopback:
         on = "1 host" if len(hosts) == 1 else f"{len(hosts)} hosts"
         message = f"replicas: {replicas} never share a host, but the {len(nodes)} nodes are on {on}"
         yield document.problem(f"{message}: {', '.join(sorted(hosts))}", position)

@@ -90,6 +90,11 @@ def test_one_node_needs_only_one_replica() -> None:
     assert parse_config(one).nodes[0].address.host == "localhost"
 
 
+def test_loopback_cluster_may_share_its_host() -> None:
+    loopback = MINIMAL.replace("10.0.0.1:7400", "127.0.0.1:7400").replace("[2001:DB8::1]", "127.0.0.1")
+    assert len({node.host for node in parse_config(loopback).topology().nodes}) == 1
+
+
 def test_missing_file_and_folder_are_config_errors(tmp_path: Path) -> None:
     with pytest.raises(ConfigErrors, match=r"nowhere\.yaml: error: cannot be read: No such file"):
         load_config(tmp_path / "nowhere.yaml")
@@ -142,7 +147,7 @@ def test_nesting_never_exhausts_the_stack(bracket: str) -> None:
 
 def refused_or_fine(text: str) -> None:
     try:
-        parse_config(text)
+        parse_config(text).topology()
     except ConfigErrors as errors:
         told = str(errors)
         assert told.startswith("cluster.yaml:")

@@ -1,0 +1,79 @@
+# Pulsering: every verb a contributor or the CI needs. `make` lists them.
+#
+# All of them work in .venv, which `setup` makes; nothing is installed anywhere else.
+
+VENV    := .venv
+BIN     := $(VENV)/bin
+PIP     := $(BIN)/python -m pip --disable-pip-version-check --quiet
+KERNELS := $(shell find client server -name '*.pyx')
+HEADERS := $(shell find client server -name '*.pxd')
+# client/pulsering/_kernel.pyx -> pulsering._kernel
+MODULES := $(subst /,.,$(basename $(foreach kernel,$(KERNELS),$(shell echo $(kernel) | cut -d/ -f2-))))
+
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Also pins the isolated environments in which the kernels are built.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help prerequisites setup demo test check format coverage clean
+
+help: ## list these verbs
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+prerequisites:
+	@sh scripts/find-python > /dev/null
+
+setup: $(VENV)/.kernels ## make .venv with Pulsering and its tools; does nothing when nothing changed
+
+# The interpreter inside is asked, not only looked at: an upgrade of the system's Python leaves a dead link.
+$(VENV)/.installed: pyproject.toml hatch_build.py constraints.txt scripts/find-python
+	@python=$$(sh scripts/find-python) && \
+	if ! $(BIN)/python -m pip --version > /dev/null 2>&1; then \
+		echo "setup: making $(VENV) with $$python"; "$$python" -m venv --clear $(VENV); \
+	fi
+	@echo "setup: building Pulsering and installing its tools (about a minute the first time)"
+	@$(PIP) install --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.kernels: $(VENV)/.installed $(KERNELS) $(HEADERS)
+	@$(BIN)/python hatch_build.py > $(VENV)/kernels.log 2>&1 || { cat $(VENV)/kernels.log >&2; exit 1; }
+	@touch $@
+
+demo: setup ## play a day of presence on three local nodes, kill one, judge every answer (ARGS=--help)
+	@$(BIN)/pulsering demo $(ARGS)
+
+test: check ## everything: check, then unit, property and end-to-end tests (ARGS='-k word' picks)
+	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+
+check: setup ## lint, format, types, stubs against the compiled kernels, direction of imports
+	ruff check --quiet
+	ruff format --check --quiet
+	mypy --no-error-summary
+	for module in $(MODULES); do python -m mypy.stubtest $$module > $(VENV)/stubtest.log 2>&1 \
+		|| { cat $(VENV)/stubtest.log >&2; exit 1; }; done
+	lint-imports --no-logo > $(VENV)/imports.log || { cat $(VENV)/imports.log >&2; exit 1; }
+	cython-lint --max-line-length 110 $(KERNELS) $(HEADERS)
+
+format: setup ## rewrite the sources as `check` wants them
+	ruff check --fix-only --quiet
+	ruff format --quiet
+
+# A copy, so that slow, traced kernels never take the place of the real ones. PYTHONPATH comes before the
+# editable install; nodes that the tests start inherit it.
+COPY := build/coverage
+coverage: setup ## line coverage of Python and the Cython kernels, nodes included: a report and htmlcov/
+	@rm -rf $(COPY) htmlcov && mkdir -p $(COPY)
+	@tar -cf - --exclude='*.so' --exclude='*.c' --exclude=__pycache__ --exclude=./build --exclude=./.venv \
+		--exclude=./.git --exclude='./.*_cache' . | tar -xf - -C $(COPY)
+	@cd $(COPY) && PULSERING_KERNEL=debug $(CURDIR)/$(BIN)/python hatch_build.py > build.log 2>&1 \
+		|| { cat build.log >&2; exit 1; }
+	@cd $(COPY) && export COVERAGE_RCFILE=$(CURDIR)/$(COPY)/tests/coverage.ini && \
+		export PYTHONPATH=$(CURDIR)/$(COPY)/client:$(CURDIR)/$(COPY)/server:$(CURDIR)/$(COPY)/bench && \
+		coverage run -m pytest -p no:cacheprovider $(ARGS) && \
+		coverage combine --quiet && coverage html --quiet && coverage report
+
+clean: ## remove everything that the other verbs made, .venv included
+	@rm -rf $(VENV) build dist htmlcov .coverage* .hypothesis .benchmarks .mypy_cache .ruff_cache \
+		.pytest_cache .import_linter_cache
+	@find client server bench tests \( -name '*.so' -o -name '*.c' -o -name __pycache__ \) -prune \
+		-exec rm -rf {} +
