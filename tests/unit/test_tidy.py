@@ -13,7 +13,7 @@ ROOTS = {
     "pulsering_bench": REPOSITORY / "bench",
 }
 LINES_MAX = {".py": 500, ".pyx": 900}
-"""Native code spells out what Python implies, and a kernel that is one unit to the compiler stays one file."""
+"""Native code spells out what Python implies, and what the compiler must see at once stays one file."""
 POLL_HELPERS = {"tests/e2e/poll.py"}
 """The one place where a test may wait for a real process, always until something is true and with a limit."""
 
