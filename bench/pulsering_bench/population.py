@@ -28,7 +28,7 @@ RETURN_SHARE: Final = 0.2
 """Of those who are away: how many come back in their turn."""
 _STAY: Final = 1 - LEAVE_SHARE
 PRESENT_SHARE: Final = RETURN_SHARE / (1 - _STAY * (1 - SILENT_SHARE) + RETURN_SHARE * _STAY)
-"""Who beats in an interval, where these rates balance: x = x * stay * (1 - silent) + (1 - x * stay) * return."""
+"""Who beats in an interval where the rates balance: x = x*stay*(1 - silent) + (1 - x*stay)*return."""
 STRANGER_SHARE: Final = 0.02
 """Rows beyond the people: ids that readers ask for and nobody ever had."""
 

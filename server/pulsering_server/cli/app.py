@@ -1,0 +1,150 @@
+"""Puts the one command together, runs it, and turns what went wrong into a sentence and an exit code.
+
+Verbs of the node and the client are registered here; whoever stands above the server (the demo, the
+bench) hangs on by the entry-point group ``pulsering.commands``, so that imports only point down. Those
+are loaded when their name, or the help that lists them, is asked for: ``serve`` does not pay for a load
+generator.
+
+Invariant: a mistake of the person at the keyboard, or a cluster that is not there, never ends in a
+traceback.
+"""
+
+import importlib.metadata
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Annotated, Final
+
+import typer
+
+from pulsering import errors
+from pulsering.wire import VERSION as PROTOCOL_VERSION
+from pulsering_server.cli import node, verbs
+from pulsering_server.cli.exits import CANNOT_REACH, FAILED, INTERRUPTED, MISUSED, OK
+from pulsering_server.cli.misuse import Misuse
+from pulsering_server.config_errors import ConfigErrors
+
+PLUGIN_GROUP: Final = "pulsering.commands"
+
+_EPILOG: Final = (
+    "Exit codes: [bold]0[/] ok · [bold]1[/] failed · [bold]2[/] usage or configuration · "
+    "[bold]3[/] cannot reach the cluster. "
+    "The cluster is the one of [cyan]--url[/], else [cyan]--config[/], else [cyan]$PULSERING_URL[/], "
+    "else ./cluster.yaml."
+)
+
+_OWN: Final[dict[str, tuple[str, Callable[..., object]]]] = {
+    "heartbeat": ("Ask and tell", verbs.heartbeat),
+    "get": ("Ask and tell", verbs.get),
+    "leave": ("Ask and tell", verbs.leave),
+    "count": ("Ask and tell", verbs.count),
+    "status": ("Operate", verbs.status),
+    "locate": ("Operate", verbs.locate),
+    "serve": ("Operate", node.serve),
+    "dev": ("Try it", node.dev),
+}
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line (without the program's name) and return its exit code."""
+    try:
+        build_app(arguments)(args=list(arguments), prog_name="pulsering")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else OK if stop.code is None else FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of a pipe has left: not our failure, and nothing may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
+    except Exception as error:
+        code = exit_code_of(error)
+        if code is None:
+            raise
+        print(explain(error), file=sys.stderr)
+        return code
+    return OK
+
+
+def exit_code_of(error: BaseException) -> int | None:
+    """Return what an error stands for, or None if it is a defect of ours."""
+    match error:
+        case Misuse() | ConfigErrors() | errors.ConfigError() | errors.ClusterMismatch():
+            return MISUSED
+        case errors.NodeUnavailable() | errors.CallTimeout():
+            return CANNOT_REACH
+        case errors.PresenceError() | OSError():
+            return FAILED
+    return None
+
+
+def explain(error: BaseException) -> str:
+    """Return what a person should read: configuration errors are whole, others get our name."""
+    if isinstance(error, ConfigErrors):
+        return str(error)
+    lines = [f"pulsering: {error}"]
+    lines += [f"  {where}: {what}" for where, what in getattr(error, "attempts", ())]
+    return "\n".join(lines)
+
+
+def build_app(arguments: Sequence[str] = ()) -> typer.Typer:
+    """Return the command with every verb that ``arguments`` could mean."""
+    app = typer.Typer(
+        name="pulsering",
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        epilog=_EPILOG,
+    )
+    app.callback()(_root)
+    for name, (panel, verb) in _OWN.items():
+        app.command(name, rich_help_panel=panel)(verb)
+    config = typer.Typer(no_args_is_help=True, help="Check the configuration.")
+    config.command("validate")(node.validate)
+    app.add_typer(config, name="config", rich_help_panel="Operate")
+    if not arguments or arguments[0] not in (*_OWN, "config", "--version"):
+        for plugin in importlib.metadata.entry_points(group=PLUGIN_GROUP):
+            _add(app, plugin)
+    return app
+
+
+def _add(app: typer.Typer, plugin: importlib.metadata.EntryPoint) -> None:
+    try:
+        verb = plugin.load()
+    except ModuleNotFoundError as error:
+        verb = _absent(plugin.name, error.name or "a module")
+    if isinstance(verb, typer.Typer):
+        app.add_typer(verb, name=plugin.name, rich_help_panel="Try it")
+    else:
+        app.command(plugin.name, rich_help_panel="Try it")(verb)
+
+
+def _absent(name: str, module: str) -> Callable[[], None]:
+    def verb() -> None:
+        typer.echo(
+            f"pulsering: '{name}' needs the 'bench' extra ('{module}' is not installed)\n"
+            "  pip install 'pulsering[bench]'",
+            err=True,
+        )
+        raise typer.Exit(MISUSED)
+
+    verb.__doc__ = "Not installed: needs the 'bench' extra."
+    return verb
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pulsering {importlib.metadata.version('pulsering')} (protocol {PROTOCOL_VERSION})")
+        raise typer.Exit(OK)
+
+
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_show_version, help="Show package and protocol version."
+        ),
+    ] = False,
+) -> None:
+    """Presence for a billion users: is this user online right now?"""

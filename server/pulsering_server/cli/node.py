@@ -1,0 +1,72 @@
+"""The operator's verbs: run a node, run a throw-away cluster, check a configuration.
+
+Thin on purpose: each parses its options and hands over. The node's own modules are imported inside the
+verbs, so that ``pulsering get`` does not load a server and a started node does not load a client's verbs.
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Config = Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help="The cluster's configuration.")]
+
+
+def serve(
+    name: Annotated[str, typer.Option("--node", metavar="NAME", help="Which node of the file this is.")],
+    config: Config = Path("cluster.yaml"),
+    host: Annotated[str | None, typer.Option(help="Listen here instead of on the node's address.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65535, help="Listen on this port; 0 takes any free one.")
+    ] = None,
+) -> None:
+    """Run one node until SIGTERM, which drains it and exits 0.
+
+    \b
+    [dim]pulsering serve -c cluster.yaml --node a[/]
+    [dim]pulsering serve --node b --port 0      [/] any free port; the ready line says which
+    """
+    from pulsering_server.serve import run
+
+    raise typer.Exit(run(config, name, host, port) or 0)
+
+
+def dev(
+    nodes: Annotated[int, typer.Option(min=1, max=64, help="How many nodes.")] = 3,
+    ttl: Annotated[
+        str, typer.Option(metavar="DURATION", help="Silence after which a user is offline.")
+    ] = "20s",
+) -> None:
+    """Run a throw-away cluster on loopback and print its URL; Ctrl-C ends it.
+
+    \b
+    [dim]pulsering dev --nodes 5 --ttl 5s[/]
+    """
+    from pulsering_server.dev import run
+
+    raise typer.Exit(run(nodes, duration_s("--ttl", ttl)) or 0)
+
+
+def validate(config: Config = Path("cluster.yaml")) -> None:
+    """Check a configuration and show every error at once, each with its line."""
+    from pulsering_server.config import load_config
+    from pulsering_server.units import format_duration_ms
+
+    loaded = load_config(config)
+    count = len(loaded.nodes)
+    typer.echo(
+        f"{config}: ok: cluster {loaded.cluster}, epoch {loaded.epoch}, "
+        f"{count} node{'s' if count > 1 else ''}, "
+        f"{loaded.replicas} replica{'s' if loaded.replicas > 1 else ''}, "
+        f"ttl {format_duration_ms(loaded.ttl_ms)}"
+    )
+
+
+def duration_s(option: str, text: str) -> float:
+    """Return the seconds of an option's text such as ``20s``; a usage error says what is accepted."""
+    from pulsering_server.units import UnitError, parse_duration_ms
+
+    try:
+        return parse_duration_ms(text) / 1000
+    except UnitError as error:
+        raise typer.BadParameter(str(error), param_hint=f"'{option}'") from None
