@@ -16,6 +16,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help prerequisites setup demo test check format coverage clean
+.PHONY: check-lint check-format check-types check-stubs check-imports check-cython
 
 help: ## list these verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,13 +46,25 @@ demo: setup ## play a day of presence on three local nodes, kill one, judge ever
 test: check ## everything: check, then unit, property and end-to-end tests (ARGS='-k word' picks)
 	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
 
-check: setup ## lint, format, types, stubs against the compiled kernels, direction of imports
+check: check-lint check-format check-types check-stubs check-imports check-cython ## lint, format, types, stubs, direction of imports (make -k check: all, failures or not)
+
+check-lint: setup
 	ruff check --quiet
+
+check-format: setup
 	ruff format --check --quiet
+
+check-types: setup
 	mypy --no-error-summary
-	for module in $(MODULES); do python -m mypy.stubtest $$module > $(VENV)/stubtest.log 2>&1 \
-		|| { cat $(VENV)/stubtest.log >&2; exit 1; }; done
-	lint-imports --no-logo > $(VENV)/imports.log || { cat $(VENV)/imports.log >&2; exit 1; }
+
+check-stubs: setup
+	@for module in $(MODULES); do echo "stubtest $$module"; python -m mypy.stubtest $$module \
+		> $(VENV)/stubtest.log 2>&1 || { cat $(VENV)/stubtest.log >&2; exit 1; }; done
+
+check-imports: setup
+	@echo lint-imports; lint-imports > $(VENV)/imports.log 2>&1 || { cat $(VENV)/imports.log >&2; exit 1; }
+
+check-cython: setup
 	cython-lint --max-line-length 110 $(KERNELS) $(HEADERS)
 
 format: setup ## rewrite the sources as `check` wants them
