@@ -25,6 +25,11 @@ import uuid as _uuid
 
 cdef extern from *:
     """
+    #define PRIME_1 0x9E3779B185EBCA87ULL
+    #define PRIME_2 0xC2B2AE3D27D4EB4FULL
+    #define PRIME_3 0x165667B19E3779F9ULL
+    #define PRIME_4 0x85EBCA77C2B2AE63ULL
+    #define PRIME_5 0x27D4EB2F165667C5ULL
     #ifdef _MSC_VER
     #include <intrin.h>
     static int highest_bit(unsigned long long x) { unsigned long i; _BitScanReverse64(&i, x); return (int)i; }
@@ -32,6 +37,7 @@ cdef extern from *:
     static inline int highest_bit(unsigned long long x) { return 63 - __builtin_clzll(x); }
     #endif
     """
+    const uint64_t PRIME_1, PRIME_2, PRIME_3, PRIME_4, PRIME_5
     int highest_bit(uint64_t x) noexcept nogil
 
 cdef enum:
@@ -40,12 +46,6 @@ cdef enum:
     NONE = 0xFFFF
     WEIGHT_MAX = 1000
     LOG_CELLS = 1024
-
-cdef uint64_t PRIME_1 = 0x9E3779B185EBCA87U
-cdef uint64_t PRIME_2 = 0xC2B2AE3D27D4EB4FU
-cdef uint64_t PRIME_3 = 0x165667B19E3779F9U
-cdef uint64_t PRIME_4 = 0x85EBCA77C2B2AE63U
-cdef uint64_t PRIME_5 = 0x27D4EB2F165667C5U
 
 cdef array.array _POSITIONS = _array.array("I")
 cdef array.array _OWNERS = _array.array("H")

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer, TypeIs
 
 __all__ = [
+    "cost_of",
     "hash_id",
     "hash_ids",
     "hash_integers",
@@ -166,6 +167,18 @@ def log2_table() -> "array[int]":
     return table
 
 
+def cost_of(h: int, weight: int) -> int:
+    """Return a slot's cost to a node, from their hash and its weight, as the module's docstring has it."""
+    table = log2_table()
+    h = h or 1
+    exponent = h.bit_length() - 1
+    mantissa = h << (63 - exponent)
+    i = mantissa >> 53 & 1023
+    f = mantissa >> 21 & 0xFFFFFFFF
+    log = (exponent << 40) + table[i] + ((table[i + 1] - table[i]) * f >> 32)
+    return ((64 << 40) - log << 16) // weight
+
+
 def rank_owners(
     name_seeds: "array[int]", weights: "array[int]", hosts: "array[int]", zones: "array[int]", replicas: int
 ) -> "array[int]":
@@ -187,7 +200,7 @@ def rank_owners(
     for slot in range(_SLOTS):
         packed = _U64.pack(slot)
         costs = [
-            _cost(xxh64_intdigest(packed, seed), weight)
+            cost_of(xxh64_intdigest(packed, seed), weight)
             for seed, weight in zip(name_seeds, weights, strict=True)
         ]
         left = sorted(range(count), key=costs.__getitem__)
@@ -342,17 +355,6 @@ def _hash_id(user_id: object, int_seed: int, string_seed: int, index: int) -> in
     if isinstance(user_id, uuid.UUID):
         return xxh64_intdigest(user_id.bytes, string_seed)
     raise refusal(user_id, index)
-
-
-def _cost(h: int, weight: int) -> int:
-    table = log2_table()
-    h = h or 1
-    exponent = h.bit_length() - 1
-    mantissa = h << (63 - exponent)
-    i = mantissa >> 53 & 1023
-    f = mantissa >> 21 & 0xFFFFFFFF
-    log = (exponent << 40) + table[i] + ((table[i + 1] - table[i]) * f >> 32)
-    return ((64 << 40) - log << 16) // weight
 
 
 def _check_codes(*arrays: tuple[object, str]) -> None:

@@ -82,12 +82,12 @@ def retired_targets(old: Topology, new: Topology, rank: int) -> "array[int]":
     """
     if old.hash_seed != new.hash_seed:
         raise ValueError("keys under another hash seed are other keys: old owners cannot be asked for them")
-    names = [node.name for node in new.nodes]
-    ranks = range(new.replicas)
-    current = [{names[index] for index in owners} for owners in zip(*map(new.column, ranks), strict=True)]
+    index_in_new = {node.name: index for index, node in enumerate(new.nodes)}
+    renumbered = [index_in_new.get(node.name, NO_NODE) for node in old.nodes]
+    current = zip(*map(new.column, range(new.replicas)), strict=True)
     targets = array("H", [NO_NODE]) * SLOTS
-    for slot, index in enumerate(old.column(rank)):
-        if old.nodes[index].name not in current[slot]:
+    for slot, (index, owners) in enumerate(zip(old.column(rank), current, strict=True)):
+        if renumbered[index] not in owners:
             targets[slot] = index
     return targets
 
