@@ -19,6 +19,9 @@ KEYS_EXT: Final = 1
 """The msgpack ext type of a packed array of little-endian u64 keys."""
 
 KEY_BYTES: Final = 8
+EMPTY_BODY: Final = b"\x90"
+"""Body of PING and TOPOLOGY requests: an empty array."""
+
 U32_MAX: Final = 0xFFFFFFFF
 U64_MAX: Final = 0xFFFFFFFFFFFFFFFF
 

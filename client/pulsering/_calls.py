@@ -1,0 +1,276 @@
+"""What a call does next: pure state machines that turn answers and failures into further frames.
+
+A call is driven from outside: ``start``, ``on_reply``, ``on_failure``, ``on_wake`` (when ``wake_at`` has
+come) and ``expire`` (at the deadline) each return the frames to send now; ``done`` says that ``result`` may
+be taken. It sees the cluster through a ``ClusterView``, time as an argument, chance through the view: no
+socket, loop or clock. That makes one implementation for asyncio and the simulator.
+
+What both kinds of batches share:
+
+- *patience*: how long an owner may take before the call goes on without it. A late answer still counts. Going
+on
+  although the node may merely be slow costs a token of the retry budget, so slowness does not double the
+  load.
+- a *repeat* asks the same owner again, after a short random delay, at most ``attempts`` times in all and for
+a
+  token each. Going on to another owner is no repeat.
+- keys a node calls *moved* are sent once more if a newer topology is there, and never a second time: two
+nodes
+  that disagree cannot make a loop.
+
+Invariant: each token handed out is settled by one reply, one failure, or the end of the call.
+"""
+
+import random
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+
+from pulsering import kernel, messages
+from pulsering._backoff import RetryBudget
+from pulsering.errors import (
+    CallTimeout,
+    NodeUnavailable,
+    NoNodeReachable,
+    Overloaded,
+    PresenceError,
+)
+from pulsering.topology import Topology
+from pulsering.wire import Op
+
+if TYPE_CHECKING:
+    from array import array
+
+__all__ = ["BatchCall", "Call", "ClusterView", "Piece", "Send"]
+
+REPEAT_MS: Final = 10
+"""Bound of the delay before the first repeat; doubled for the next."""
+
+ATTEMPTS_LISTED_MAX: Final = 16
+"""Failures that an error lists."""
+
+
+class Send(NamedTuple):
+    """One frame to send; its outcome comes back under ``token``."""
+
+    token: int
+    node: str
+    op: Op
+    body: bytes
+    keys: int = 0
+    want_ages: bool = False
+
+
+class ClusterView(Protocol):
+    """What a call may see of the cluster; answers may differ from one moment to the next."""
+
+    @property
+    def topology(self) -> Topology:
+        """The newest topology known."""
+
+    @property
+    def retired(self) -> Topology | None:
+        """The topology before it, for one ttl after the change."""
+
+    @property
+    def keys_per_frame(self) -> int:
+        """Keys every node accepts in one frame."""
+
+    @property
+    def attempts(self) -> int:
+        """How often one key is sent at most."""
+
+    @property
+    def patience(self) -> float:
+        """Seconds an owner may take before its turn passes."""
+
+    @property
+    def budget(self) -> RetryBudget:
+        """Tokens for repeats."""
+
+    @property
+    def rng(self) -> random.Random:
+        """Source of jitter."""
+
+    def unavailable(self) -> frozenset[int]:
+        """Indices of the topology's nodes that would refuse a request now."""
+
+    def hopeless(self) -> frozenset[int]:
+        """Those of them that have failed for so long that waiting a few milliseconds is no use."""
+
+
+class Piece:
+    """One frame without an outcome: to whom, and where in the batch its keys are."""
+
+    __slots__ = ("late", "node", "positions")
+
+    def __init__(self, node: str, positions: "array[int]") -> None:
+        self.node = node
+        self.positions = positions
+        self.late = False
+
+
+class Call(ABC):
+    """What all calls share: tokens, patience, the deadline, and the story of what went wrong."""
+
+    op: Op
+
+    def __init__(self, view: ClusterView) -> None:
+        self.done = False
+        self.expired = False
+        self.wants_topology = False
+        """The call waits for ``on_topology``; the driver refreshes and calls it."""
+        self.wake_at: float | None = None
+        self.key_count = 0
+        """Keys held, for the client's limit."""
+        self.answered = False
+        """Whether any node answered at all."""
+        self.problems: list[tuple[str, str]] = []
+        """(node, what happened), the first few."""
+        self._view = view
+        self._topology = view.topology
+        self._started = 0.0
+        self._pieces: dict[int, Piece] = {}
+        self._fresh = 0  # pieces whose node still has its patience
+        self._late: list[int] = []
+        self._next_token = 0
+        self._overloads = 0
+        self._troubled: set[str] = set()
+
+    @abstractmethod
+    def start(self, now: float) -> list[Send]:
+        """The first frames."""
+
+    @abstractmethod
+    def on_reply(self, token: int, reply: Any, now: float) -> list[Send]:
+        """A node answered."""
+
+    @abstractmethod
+    def on_failure(self, token: int, error: PresenceError, now: float) -> list[Send]:
+        """A node refused, or did not get the frame, or was lost with it."""
+
+    @abstractmethod
+    def on_wake(self, now: float) -> list[Send]:
+        """``wake_at`` has come."""
+
+    @abstractmethod
+    def expire(self, now: float) -> None:
+        """The deadline has come: settle for what is known."""
+
+    def on_topology(self, now: float) -> list[Send]:
+        """A refresh was tried; the view's topology may be a newer one."""
+        self.wants_topology = False
+        return []
+
+    def take_late(self) -> list[int]:
+        """Tokens whose node let the patience pass, each told once."""
+        late, self._late = self._late, []
+        return late
+
+    # --- For the kinds of calls ----------------------------------------------------------------------------
+
+    def _note(self, node: str, what: str) -> None:
+        self._troubled.add(node)
+        if len(self.problems) < ATTEMPTS_LISTED_MAX:
+            self.problems.append((node, what))
+
+    def _token(self, node: str, positions: "array[int]") -> int:
+        self._next_token += 1
+        self._fresh += 1
+        self._pieces[self._next_token] = Piece(node, positions)
+        return self._next_token
+
+    def _take(self, token: int) -> Piece | None:
+        """The piece that got its outcome; None if the call has moved on without it."""
+        piece = self._pieces.pop(token, None)
+        if piece is not None and not piece.late:
+            self._fresh -= 1
+        return piece
+
+    def _take_failed(self, token: int, error: PresenceError) -> Piece | None:
+        piece = self._take(token)
+        if piece is not None:
+            self._note(piece.node, str(error))
+            if isinstance(error, Overloaded):
+                self._overloads += 1
+        return piece
+
+    def _lose_patience(self) -> list[Piece]:
+        """Call late whoever has not answered, and return what was not late before."""
+        fresh = [(token, piece) for token, piece in self._pieces.items() if not piece.late]
+        for token, piece in fresh:
+            piece.late = True
+            self._late.append(token)
+            self._note(piece.node, "no answer in time")
+        self._fresh = 0
+        return [piece for _, piece in fresh]
+
+    def _drop_pieces(self) -> None:
+        """Go on without the answers that are still to come."""
+        self._pieces.clear()
+        self._fresh = 0
+
+    def _finish(self) -> None:
+        self.done = True
+        self.wake_at = None
+        self._drop_pieces()
+
+    def _no_answer(self, now: float) -> PresenceError:
+        """The error for a call in which nothing was achieved."""
+        op = self.op.name
+        story = "; ".join(f"{node}: {what}" for node, what in self.problems[:3]) or "no node was free to ask"
+        problems = tuple(self.problems)
+        if self._overloads and not self.expired:
+            return Overloaded(f"{op}: every node asked was overloaded ({story})", op=op)
+        if self.expired:
+            return CallTimeout(
+                f"{op}: no answer within the deadline ({story})",
+                op=op,
+                elapsed=now - self._started,
+                attempts=problems,
+            )
+        if self._all_troubled():
+            return NoNodeReachable(
+                f"{op}: not one node of the cluster answers ({story})", op=op, attempts=problems
+            )
+        return NodeUnavailable(f"{op}: no owner could be reached ({story})", op=op)
+
+    def _all_troubled(self) -> bool:
+        """Whether no node of the cluster is known to be any good."""
+        bad = self._view.unavailable()
+        nodes = self._view.topology.nodes
+        return all(index in bad or node.name in self._troubled for index, node in enumerate(nodes))
+
+
+class BatchCall(Call):
+    """A call about keys: frames of at most ``keys_per_frame``, every key at its place in the batch."""
+
+    def __init__(self, view: ClusterView, keys: bytes) -> None:
+        super().__init__(view)
+        self._keys = keys
+        self.key_count = len(keys) // messages.KEY_BYTES
+        self._repeats = 0
+        self._redirected = False
+
+    @abstractmethod
+    def _send(self, node: str, keys: bytes, positions: "array[int]") -> Send:
+        """One frame, with its token."""
+
+    def _split(
+        self,
+        names: "Topology",
+        targets: "array[int]",
+        keys: bytes,
+        positions: "array[int] | None",
+        without: frozenset[int] = frozenset(),
+    ) -> list[Send]:
+        """Frames for ``keys`` to the nodes that ``targets`` names, none for the nodes in ``without``."""
+        pieces = kernel.partition(keys, targets, positions, self._view.keys_per_frame)
+        return [
+            self._send(names.nodes[index].name, part, places)
+            for index, part, places in pieces
+            if index not in without
+        ]
+
+    def _repeat_delay(self) -> float:
+        self._repeats += 1
+        return self._view.rng.uniform(0, REPEAT_MS / 1000 * 2 ** (self._repeats - 1))

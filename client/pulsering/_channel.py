@@ -1,0 +1,285 @@
+"""The way to one node: its connections, kept up for ever, and its circuit.
+
+Each connection has one task that connects, waits for the end, and tries again after a jittered delay; the
+name is looked up afresh each time. Under load a channel grows up to ``max_connections``; an extra connection
+that is lost is not replaced until load asks for it. Invariant: a channel never blocks a caller. It takes a
+request at once or says why not.
+"""
+
+import asyncio
+import random
+import ssl
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from pulsering import limits
+from pulsering._backoff import Backoff
+from pulsering._circuit import Circuit, CircuitState
+from pulsering._connection import Connection, Request
+from pulsering.errors import ClientClosed, NodeDraining, NodeUnavailable, PresenceError, ProtocolError
+from pulsering.messages import Hello, Welcome
+from pulsering.options import ClientOptions
+from pulsering.url import Address
+
+__all__ = ["Channel", "Dialer", "Watcher"]
+
+SETTLED_S: Final = 1.0
+"""A connection that lasted this long counts as good: the next back-off starts small again."""
+
+
+class Dialer(NamedTuple):
+    """How connections are made; shared by all channels of a client."""
+
+    loop: asyncio.AbstractEventLoop
+    options: ClientOptions
+    tls: ssl.SSLContext | None
+    hello: Callable[[], Hello]
+
+    async def dial(
+        self, node: str, address: Address, on_change: Callable[[Connection], None]
+    ) -> tuple[Connection, Welcome]:
+        """A connection after its handshake, with the node of that name if one is given.
+
+        Raises a ``PresenceError`` that says what is wrong with it.
+        """
+        label = f"{node} ({address})" if node else str(address)
+        connection = Connection(label, self.loop, on_change)
+        try:
+            async with asyncio.timeout(self.options.connect_timeout):
+                await self.loop.create_connection(
+                    lambda: connection,
+                    address.host,
+                    address.port,
+                    ssl=self.tls,
+                    server_hostname=address.host if self.tls is not None else None,
+                )
+                welcome = await connection.hello(self.hello())
+        except PresenceError:
+            raise
+        except TimeoutError:
+            error = NodeUnavailable(
+                f"{label}: no connection within {self.options.connect_timeout} s", node=node or label
+            )
+            connection.close(error)
+            raise error from None
+        except OSError as cause:
+            error = NodeUnavailable(f"{label}: {cause.strerror or cause}", node=node or label)
+            connection.close(error)
+            raise error from cause
+        except BaseException:
+            connection.close(ClientClosed(f"{label}: given up while connecting"))
+            raise
+        if node and welcome.node != node:
+            error = NodeUnavailable(
+                f"{label}: at this address answers node {welcome.node}, not {node}", node=node
+            )
+            connection.close(error)
+            raise error
+        return connection, welcome
+
+
+class Watcher(NamedTuple):
+    """Who is told what happens to a channel."""
+
+    on_welcome: "Callable[[Channel, Welcome], None]"
+    on_change: "Callable[[Channel], None]"
+    """Ready or not, circuit closed or not: something may be different."""
+    on_trouble: "Callable[[Channel], None]"
+    """The node cannot be reached, or its circuit has opened."""
+
+
+class Channel:
+    """One node, by its name; its address may change."""
+
+    def __init__(
+        self, node: str, address: Address, dialer: Dialer, watcher: Watcher, rng: random.Random
+    ) -> None:
+        self.node = node
+        self.address = address
+        self.circuit = Circuit(rng)
+        self.error: PresenceError | None = None
+        """Why the last connection failed or ended."""
+        self.tried = asyncio.Event()
+        """Set once the first attempt to connect has an outcome."""
+        self.connects = 0
+        self.refused = 0
+        self._dialer = dialer
+        self._watcher = watcher
+        self._rng = rng
+        self._connections: list[Connection] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    def start(self) -> None:
+        """Begin to connect."""
+        for _ in range(self._dialer.options.min_connections):
+            self._spawn(permanent=True)
+
+    @property
+    def ready(self) -> bool:
+        """Whether a connection takes requests."""
+        return any(connection.ready for connection in self._connections)
+
+    @property
+    def healthy(self) -> bool:
+        """Ready, and its circuit closed."""
+        return self.circuit.state is CircuitState.CLOSED and self.ready
+
+    def available(self, now: float) -> bool:
+        """Whether a request would be taken."""
+        return self.circuit.allows(now) and self.ready
+
+    def hopeless(self, now: float) -> bool:
+        """Whether it has failed for so long that the next milliseconds will not help."""
+        return not self.circuit.allows(now)
+
+    @property
+    def load(self) -> int:
+        """Requests without an answer."""
+        return sum(connection.load for connection in self._connections)
+
+    @property
+    def connections(self) -> int:
+        """Connections that are up."""
+        return len(self._connections)
+
+    def send(self, request: Request) -> PresenceError | None:
+        """Take the request, or return why not."""
+        ready = [connection for connection in self._connections if connection.ready]
+        if not ready:
+            self.refused += 1
+            return self._unready_error()
+        if not self.circuit.acquire(self._dialer.loop.time()):
+            self.refused += 1
+            return NodeUnavailable(
+                f"{self.node} has not answered {self.circuit.failures} times: not asked for the moment",
+                node=self.node,
+            )
+        connection = ready[0] if len(ready) == 1 else min(ready, key=lambda each: each.load)
+        connection.send(request)
+        if connection.load > limits.IN_FLIGHT_MAX // 2:
+            self._grow()
+        return None
+
+    def record_answer(self) -> None:
+        """The node answered a request."""
+        if self.circuit.failures or self.circuit.state is not CircuitState.CLOSED:
+            self.circuit.record_success()
+            self._watcher.on_change(self)
+
+    def suspect(self, request: Request) -> None:
+        """A request had no answer in time. It counts if nothing at all came since it was sent."""
+        connection = request.connection
+        if connection is not None and request.sent_at and connection.heard_at < request.sent_at:
+            self._record(self.circuit.record_failure)
+
+    def move(self, address: Address) -> None:
+        """The node listens elsewhere now."""
+        if address != self.address:
+            self.address = address
+            self._drop(NodeUnavailable(f"{self.node} has moved to {address}", node=self.node))
+
+    async def aclose(self) -> None:
+        """End all connections and tasks."""
+        self._closed = True
+        connections = list(self._connections)
+        self._drop(ClientClosed("the client was closed"))
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        for connection in connections:
+            await connection.wait_lost()
+
+    def _drop(self, error: PresenceError) -> None:
+        for connection in list(self._connections):
+            connection.close(error)
+
+    def _grow(self) -> None:
+        if len(self._tasks) < self._dialer.options.max_connections and not self._closed:
+            self._spawn(permanent=False)
+
+    def _spawn(self, *, permanent: bool) -> None:
+        task = self._dialer.loop.create_task(self._keep(permanent), name=f"pulsering {self.node}")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _keep(self, permanent: bool) -> None:
+        """Hold one connection: for ever if permanent, else until it is lost."""
+        loop = self._dialer.loop
+        backoff = Backoff(limits.RECONNECT_MS_MIN, limits.RECONNECT_MS_MAX, self._rng)
+        while True:
+            lost: asyncio.Future[None] = loop.create_future()
+
+            def on_change(connection: Connection, lost: "asyncio.Future[None]" = lost) -> None:
+                if connection.error is not None and not lost.done():
+                    lost.set_result(None)
+                self._watcher.on_change(self)
+
+            try:
+                connection, welcome = await self._dialer.dial(self.node, self.address, on_change)
+            except PresenceError as error:
+                delay = self._on_failure(error, backoff)
+            else:
+                since = loop.time()
+                self._on_connected(connection, welcome)
+                try:
+                    await lost
+                finally:
+                    connection.close(ClientClosed("the client was closed"))
+                    self._connections.remove(connection)
+                if loop.time() - since >= SETTLED_S:
+                    backoff.reset()
+                assert connection.error is not None
+                delay = self._on_lost(connection, connection.error, backoff)
+            if self._closed or not permanent:
+                return
+            await asyncio.sleep(delay)
+
+    def _on_connected(self, connection: Connection, welcome: Welcome) -> None:
+        self.error = None
+        self.connects += 1
+        self._connections.append(connection)
+        self.circuit.record_connected(self._dialer.loop.time())
+        self._watcher.on_welcome(self, welcome)
+        self._watcher.on_change(self)
+        self.tried.set()
+
+    def _on_failure(self, error: PresenceError, backoff: Backoff) -> float:
+        self.error = error
+        if isinstance(error, ProtocolError):
+            self._record(self.circuit.quarantine)
+            delay = backoff.longest()
+        else:
+            self._record(self.circuit.record_failure)
+            delay = backoff.next()
+        self.tried.set()
+        self._watcher.on_trouble(self)
+        return delay
+
+    def _on_lost(self, connection: Connection, error: PresenceError, backoff: Backoff) -> float:
+        self.error = error
+        if isinstance(error, ProtocolError):
+            self._record(self.circuit.quarantine)
+            return backoff.longest()
+        if connection.draining_ms is not None:
+            # Spread over the first half of what the node has left; if it comes back sooner, the back-off
+            # finds it.
+            return self._rng.uniform(0, min(connection.draining_ms, limits.RECONNECT_MS_MAX) / 2000)
+        if not isinstance(error, ClientClosed):
+            self._record(self.circuit.record_failure)
+        return backoff.next()
+
+    def _record(self, outcome: Callable[[float], None]) -> None:
+        opened = self.circuit.opened
+        outcome(self._dialer.loop.time())
+        self._watcher.on_change(self)
+        if self.circuit.opened > opened:
+            self._watcher.on_trouble(self)
+
+    def _unready_error(self) -> PresenceError:
+        if any(connection.draining_ms is not None for connection in self._connections):
+            return NodeDraining(f"{self.node} is draining", node=self.node)
+        reason = f": {self.error}" if self.error is not None else ""
+        return NodeUnavailable(f"{self.node} is not connected{reason}", node=self.node)

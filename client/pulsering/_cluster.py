@@ -1,0 +1,347 @@
+"""The cluster as one client knows it: its topology, a channel to each node, and what is wrong with them.
+
+It finds the topology through the seeds, keeps a channel to every node, and fetches the topology again when a
+node knows a newer one or nodes cannot be reached: one fetch at a time, at most about one a second. It is the
+calls' ``ClusterView``. Invariant: the topology only ever changes to a newer epoch of the same cluster with
+the same hash seed, or to new addresses of the same nodes.
+"""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+from pulsering import limits, messages
+from pulsering._backoff import RetryBudget
+from pulsering._channel import Channel, Dialer, Watcher
+from pulsering._connection import Request, now_ms
+from pulsering.errors import (
+    ClientClosed,
+    ClusterMismatch,
+    NodeUnavailable,
+    NoNodeReachable,
+    PresenceError,
+    ProtocolError,
+)
+from pulsering.options import ClientOptions
+from pulsering.topology import Topology
+from pulsering.url import Address
+from pulsering.wire import VERSION, Op
+
+__all__ = ["Cluster"]
+
+PATIENCE_MAX_S = 1.0
+"""For calls without a deadline: an owner's turn passes after a second."""
+
+SEED_STAGGER_S = 0.1
+"""The next seed is tried beside one that has not answered for this long."""
+
+
+class Cluster:
+    """Topology, channels and circuits of one client; bound to one event loop."""
+
+    def __init__(
+        self,
+        seeds: Iterable[Address],
+        cluster: str,
+        tls: Any,
+        options: ClientOptions,
+        loop: asyncio.AbstractEventLoop,
+        rng: random.Random,
+    ) -> None:
+        self.attempts = options.attempts
+        self.budget = RetryBudget()
+        self.rng = rng
+        self.keys_per_frame = limits.KEYS_PER_FRAME
+        self.refreshes = 0
+        self._seeds = tuple(seeds)
+        self._cluster = cluster
+        self._options = options
+        self._loop = loop
+        self._dialer = Dialer(loop, options, tls, self._hello)
+        self._watcher = Watcher(self._on_welcome, self._on_channel_change, self._on_trouble)
+        self._topology: Topology | None = None
+        self._retired: Topology | None = None
+        self._retired_until = 0.0
+        self._retirement: asyncio.TimerHandle | None = None
+        self._channels: dict[str, Channel] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._unhealthy: set[str] = set()
+        self._refresh: asyncio.Task[None] | None = None
+        self._refresh_from = 0.0
+        self._hints: list[str] = []
+        self._closed = False
+
+    # --- ClusterView -------------------------------------------------------------------------------------
+
+    @property
+    def topology(self) -> Topology:
+        """The newest topology known."""
+        assert self._topology is not None, "open() comes first"
+        return self._topology
+
+    @property
+    def retired(self) -> Topology | None:
+        """The one before, for one ttl."""
+        return (
+            self._retired if self._retired is not None and self._loop.time() < self._retired_until else None
+        )
+
+    @property
+    def patience(self) -> float:
+        """Seconds an owner may take before its turn passes: a third of the deadline."""
+        timeout = self._options.timeout
+        return PATIENCE_MAX_S if timeout is None else min(timeout / limits.ATTEMPTS, PATIENCE_MAX_S)
+
+    def unavailable(self) -> frozenset[int]:
+        """Indices of nodes that would refuse a request now."""
+        if not self._unhealthy:
+            return frozenset()
+        now = self._loop.time()
+        return self._indices(name for name in self._unhealthy if not self._channels[name].available(now))
+
+    def hopeless(self) -> frozenset[int]:
+        """Indices of nodes whose circuit is open."""
+        now = self._loop.time()
+        return self._indices(name for name in self._unhealthy if self._channels[name].hopeless(now))
+
+    def _indices(self, names: Iterable[str]) -> frozenset[int]:
+        indices = set()
+        for name in names:
+            with contextlib.suppress(KeyError):  # a node that is retiring
+                indices.add(self.topology.index_of(name))
+        return frozenset(indices)
+
+    # --- Life --------------------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Find the topology and connect; raises ``NoNodeReachable`` if no seed answers."""
+        self._adopt(await self._fetch_from_seeds())
+        waiting = [self._loop.create_task(channel.tried.wait()) for channel in self._channels.values()]
+        try:
+            await asyncio.wait(waiting, timeout=self._options.connect_timeout)
+        finally:
+            for task in waiting:
+                task.cancel()
+
+    async def aclose(self) -> None:
+        """End everything."""
+        self._closed = True
+        if self._retirement is not None:
+            self._retirement.cancel()
+        if self._refresh is not None:
+            self._refresh.cancel()
+            await asyncio.wait([self._refresh])
+        closing = [channel.aclose() for channel in self._channels.values()]
+        self._channels = {}
+        self._unhealthy.clear()
+        await asyncio.gather(*closing, *self._leaving)
+
+    def channel(self, node: str) -> Channel | None:
+        """The channel to a node, None if there is no such node (any more)."""
+        return self._channels.get(node)
+
+    @property
+    def channels(self) -> dict[str, Channel]:
+        """All channels by node name."""
+        return self._channels
+
+    # --- Topology ----------------------------------------------------------------------------------------
+
+    def note_epoch(self, epoch: int, node: str) -> None:
+        """A node spoke of an epoch; if it is news, fetch the topology from that node."""
+        if epoch > self.topology.epoch:
+            self.refresh(node)
+
+    def refresh(self, hint: str | None = None) -> None:
+        """Fetch the topology soon, unless that is already on its way."""
+        if hint is not None and hint not in self._hints:
+            self._hints.append(hint)
+        if self._closed or (self._refresh is not None and not self._refresh.done()):
+            return
+        self._refresh = self._loop.create_task(self._run_refresh(), name="pulsering topology")
+
+    def when_refreshed(self, by: float) -> "asyncio.Task[None] | None":
+        """The refresh under way, or None if it cannot start before the loop time ``by``."""
+        if self._refresh is None or self._refresh.done() or self._refresh_from > by:
+            return None
+        return self._refresh
+
+    async def _run_refresh(self) -> None:
+        await asyncio.sleep(max(0.0, self._refresh_from - self._loop.time()))
+        jitter = self.rng.uniform(0.8, 1.2)
+        self._refresh_from = self._loop.time() + jitter * limits.TOPOLOGY_REFRESH_MS / 1000
+        self.refreshes += 1
+        hints, self._hints = self._hints, []
+        ready = [name for name, channel in self._channels.items() if channel.ready and name not in hints]
+        self.rng.shuffle(ready)
+        for name in [*hints, *ready][: limits.ATTEMPTS]:
+            channel = self._channels.get(name)
+            if channel is None or not channel.ready:
+                continue
+            with contextlib.suppress(PresenceError):
+                self._adopt(_topology_of(await self.ask(channel, Op.TOPOLOGY), name))
+                return
+        with contextlib.suppress(PresenceError):
+            self._adopt(await self._fetch_from_seeds())
+
+    async def ask(self, channel: Channel, op: Op) -> Any:
+        """One control request to one node, within the connect timeout."""
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        request = Request(op, messages.EMPTY_BODY, now_ms(), partial(_resolve, answer))
+        refused = channel.send(request)
+        if refused is not None:
+            raise refused
+        try:
+            async with asyncio.timeout(self._options.connect_timeout):
+                reply = await answer
+        except TimeoutError:
+            channel.suspect(request)
+            raise NodeUnavailable(f"{channel.node}: no answer to {op.name}", node=channel.node) from None
+        finally:
+            request.abandon()
+        channel.record_answer()
+        return reply
+
+    async def _fetch_from_seeds(self) -> Topology:
+        """Ask the seeds, shuffled, without waiting long for any; the first answer wins."""
+        seeds = list(self._seeds)
+        if self._topology is not None:
+            known = (Address(node.host, node.port) for node in self._topology.nodes if node.port)
+            seeds = list(dict.fromkeys((*seeds, *known)))
+        self.rng.shuffle(seeds)
+        waiting = seeds[::-1]
+        running: dict[asyncio.Task[Topology], Address] = {}
+        problems: list[tuple[str, str]] = []
+        try:
+            while waiting or running:
+                if waiting:
+                    seed = waiting.pop()
+                    running[self._loop.create_task(self._fetch_from(seed))] = seed
+                done, _ = await asyncio.wait(
+                    running,
+                    timeout=SEED_STAGGER_S if waiting else None,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                for task in done:
+                    seed = running.pop(task)
+                    error = task.exception()
+                    if error is None:
+                        return task.result()
+                    if not isinstance(error, PresenceError):
+                        raise error
+                    problems.append((str(seed), str(error)))
+                    if len(problems) == len(seeds) == 1 or isinstance(error, ClusterMismatch):
+                        raise error if isinstance(error, ProtocolError) else self._unreachable(problems)
+        finally:
+            for task in running:
+                task.cancel()
+            if running:
+                await asyncio.wait(running)
+        raise self._unreachable(problems)
+
+    def _unreachable(self, problems: list[tuple[str, str]]) -> NoNodeReachable:
+        story = "; ".join(what for _, what in problems[:3])
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        return NoNodeReachable(
+            f"no node answers: {story}{more}; is the cluster running, and are these its addresses?",
+            attempts=tuple(problems),
+        )
+
+    async def _fetch_from(self, seed: Address) -> Topology:
+        connection, welcome = await self._dialer.dial("", seed, lambda _: None)
+        try:
+            answer: asyncio.Future[Any] = self._loop.create_future()
+            connection.send(Request(Op.TOPOLOGY, messages.EMPTY_BODY, now_ms(), partial(_resolve, answer)))
+            try:
+                async with asyncio.timeout(self._options.connect_timeout):
+                    return _topology_of(await answer, welcome.node)
+            except TimeoutError:
+                raise NodeUnavailable(f"{seed}: no answer to TOPOLOGY", node=str(seed)) from None
+        finally:
+            connection.close(ClientClosed("no longer needed"))
+            await connection.wait_lost()
+
+    def _adopt(self, new: Topology) -> None:
+        """Follow a topology if it is newer than ours, or has news about addresses only."""
+        old = self._topology
+        if old is not None:
+            if new.cluster != old.cluster or new.hash_seed != old.hash_seed or new.epoch < old.epoch:
+                return
+            if new.epoch == old.epoch and (new.hash != old.hash or new.nodes == old.nodes):
+                return
+            if new.epoch > old.epoch:
+                self._retire(old, new)
+        self._topology = new
+        for node in new.nodes:
+            address = Address(node.host, node.port)
+            channel = self._channels.get(node.name)
+            if channel is None:
+                channel = Channel(node.name, address, self._dialer, self._watcher, self.rng)
+                self._channels[node.name] = channel
+                self._unhealthy.add(node.name)
+                channel.start()
+            elif node.port:
+                channel.move(address)
+
+    def _retire(self, old: Topology, new: Topology) -> None:
+        ttl_s = max(old.ttl_ms, new.ttl_ms) / 1000
+        self._retired = old
+        self._retired_until = self._loop.time() + ttl_s
+        if self._retirement is not None:
+            self._retirement.cancel()
+        self._retirement = self._loop.call_later(ttl_s, self._forget_retired)
+
+    def _forget_retired(self) -> None:
+        self._retired = None
+        for name in self._channels.keys() - {node.name for node in self.topology.nodes}:
+            self._unhealthy.discard(name)
+            task = self._loop.create_task(self._channels.pop(name).aclose())
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+
+    def _hello(self) -> messages.Hello:
+        topology = self._topology
+        return messages.Hello(
+            version_min=VERSION,
+            version_max=VERSION,
+            cluster=topology.cluster if topology is not None else self._cluster,
+            epoch=topology.epoch if topology is not None else 0,
+            topology_hash=topology.hash if topology is not None else 0,
+            agent=self._options.agent or "pulsering-python",
+        )
+
+    # --- What channels tell ------------------------------------------------------------------------------
+
+    def _on_welcome(self, channel: Channel, welcome: messages.Welcome) -> None:
+        self.keys_per_frame = min(self.keys_per_frame, welcome.keys_per_frame)
+        self.note_epoch(welcome.epoch, channel.node)
+
+    def _on_channel_change(self, channel: Channel) -> None:
+        if self._channels.get(channel.node) is channel:
+            (self._unhealthy.discard if channel.healthy else self._unhealthy.add)(channel.node)
+
+    def _on_trouble(self, channel: Channel) -> None:
+        # It may have a new address; and when nobody is left, the seeds may know new nodes.
+        if channel.hopeless(self._loop.time()) or not any(each.ready for each in self._channels.values()):
+            self.refresh()
+
+
+def _topology_of(fields: Any, node: str) -> Topology:
+    try:
+        return Topology.from_wire(fields)
+    except ValueError as error:
+        raise ProtocolError(
+            f"{node} sent a topology that cannot be: {error}", node=node, op="TOPOLOGY"
+        ) from error
+
+
+def _resolve(future: "asyncio.Future[Any]", reply: Any, error: PresenceError | None) -> None:
+    if future.done():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(reply)

@@ -1,0 +1,414 @@
+"""One TCP connection to a node: requests go out, each reply finds its own request.
+
+A skin over the sans-IO parts: ``data_received`` only feeds the reader, checks each frame against the request
+it claims to answer, and hands the decoded reply on. Frames of one loop turn leave in one write. A request
+that nobody waits for any more stays behind as a tombstone, so that its late reply is swallowed and never
+reaches another call; one that was not sent yet is simply forgotten. Whatever the protocol does not allow ends
+the connection and is reported as a breach. Invariant: every request is told exactly one outcome, or was
+abandoned by its caller.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import OrderedDict
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from pulsering import limits, messages
+from pulsering.errors import (
+    ClusterMismatch,
+    FrameError,
+    NodeBusy,
+    NodeDraining,
+    NodeUnavailable,
+    PresenceError,
+    ProtocolError,
+    VersionMismatch,
+)
+from pulsering.wire import HEADER_BYTES, VERSION, ErrorCode, Frame, FrameReader, Op, encode_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["Connection", "Outcome", "Request", "now_ms"]
+
+Outcome: TypeAlias = "Callable[[Any, PresenceError | None], None]"
+"""Called once with (decoded reply, None) or (None, error)."""
+
+_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", None)
+_WRITE_HIGH_BYTES: Final = 256 << 10
+"""Unsent bytes in the transport before further frames wait in the queue, where they can be abandoned."""
+
+PINGS_MISSED_MAX: Final = 2
+"""Pings without an answer before the node counts as dead."""
+
+
+def now_ms() -> int:
+    """Milliseconds of the clock from which nodes tell ages; it counts suspended time where it can."""
+    nanoseconds = time.monotonic_ns() if _CLOCK is None else time.clock_gettime_ns(_CLOCK)
+    return nanoseconds // 1_000_000
+
+
+class Request:
+    """One question to one node. ``abandon`` it when its answer no longer matters."""
+
+    __slots__ = ("body", "connection", "count", "id", "on_outcome", "op", "sender_ms", "sent_at", "want_ages")
+
+    def __init__(
+        self,
+        op: Op,
+        body: bytes,
+        sender_ms: int,
+        on_outcome: Outcome,
+        *,
+        count: int = 0,
+        want_ages: bool = False,
+    ) -> None:
+        self.op = op
+        self.body = body
+        self.sender_ms = sender_ms
+        self.on_outcome: Outcome | None = on_outcome
+        self.count = count
+        self.want_ages = want_ages
+        self.id = 0
+        self.sent_at = 0.0
+        self.connection: Connection | None = None
+
+    def abandon(self) -> None:
+        """Forget it if it has not left; else leave a tombstone that swallows its reply."""
+        self.on_outcome = None
+        if self.connection is not None:
+            self.connection.forget(self)
+
+    def settle(self, reply: Any, error: PresenceError | None) -> None:
+        """Tell the outcome, unless nobody waits for it."""
+        on_outcome, self.on_outcome = self.on_outcome, None
+        if on_outcome is not None:
+            on_outcome(reply, error)
+
+
+class Connection(asyncio.Protocol):
+    """An asyncio protocol, ready for requests once ``hello`` has returned.
+
+    ``on_change`` is called when the connection starts draining and when it is lost.
+    """
+
+    def __init__(
+        self, label: str, loop: asyncio.AbstractEventLoop, on_change: "Callable[[Connection], None]"
+    ) -> None:
+        self.label = label
+        self.draining_ms: int | None = None
+        """Milliseconds until the node stops, once it has said GOAWAY."""
+        self.error: PresenceError | None = None
+        """Why the connection ended."""
+        self.welcome: messages.Welcome | None = None
+        self.heard_at = 0.0
+        """Loop time of the last reply."""
+        self._loop = loop
+        self._on_change = on_change
+        self._transport: asyncio.Transport | None = None
+        self._reader = FrameReader()
+        self._in_flight: dict[int, Request] = {}
+        self._queued: OrderedDict[int, Request] = OrderedDict()
+        self._in_flight_max = 1
+        self._next_id = 1
+        self._output: list[bytes] = []
+        self._flush_due = False
+        self._paused = False
+        self._lost = asyncio.Event()
+        self._ping: Request | None = None
+        self._missed = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    # --- What the channel asks ---------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether new requests may be sent."""
+        return self.welcome is not None and self.error is None and self.draining_ms is None
+
+    @property
+    def load(self) -> int:
+        """Requests that have no answer yet, tombstones included."""
+        return len(self._in_flight) + len(self._queued)
+
+    async def hello(self, hello: messages.Hello) -> messages.Welcome:
+        """Shake hands; raises what the node said, or what is wrong with it."""
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        request = Request(Op.HELLO, messages.encode_map(hello), now_ms(), partial(_resolve, answer))
+        self.send(request)
+        try:
+            welcome: messages.Welcome = await answer
+        finally:
+            request.abandon()
+        self._check_welcome(welcome, hello)
+        self.welcome = welcome
+        self._reader.frame_bytes_max = limits.FRAME_BYTES_MAX
+        self._in_flight_max = min(welcome.in_flight, limits.IN_FLIGHT_MAX)
+        self._timer = self._loop.call_later(limits.PING_MS / 1000, self._on_ping_due)
+        return welcome
+
+    def send(self, request: Request) -> None:
+        """Send now, or as soon as the node's in-flight limit and the socket allow."""
+        if self.error is not None:
+            request.settle(None, self.error)
+            return
+        request.id = self._take_id()
+        request.connection = self
+        if self._paused or len(self._in_flight) >= self._in_flight_max or self._queued:
+            self._queued[request.id] = request
+        else:
+            self._transmit(request)
+
+    def forget(self, request: Request) -> None:
+        """A request was abandoned: if it has not been sent, it never is."""
+        self._queued.pop(request.id, None)
+
+    def close(self, error: PresenceError) -> None:
+        """End the connection; every request without an answer gets ``error``."""
+        if self.error is not None:
+            return
+        self.error = error
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._transport is not None:
+            self._end_transport(self._transport)
+        orphans = [*self._in_flight.values(), *self._queued.values()]
+        self._in_flight.clear()
+        self._queued.clear()
+        self._output.clear()
+        for request in orphans:
+            request.settle(None, error)
+        self._on_change(self)
+
+    async def wait_lost(self) -> None:
+        """Until the socket is closed; it is about to be once ``close`` was called."""
+        if self._transport is not None and not self._lost.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await self._lost.wait()
+
+    def _end_transport(self, transport: asyncio.Transport) -> None:
+        # An orderly FIN when nothing is left to say, or else no lingering for a peer that does not read. TLS
+        # would hold the socket for its closing handshake.
+        if transport.get_write_buffer_size() or transport.get_extra_info("ssl_object") is not None:
+            transport.abort()
+        else:
+            transport.close()
+
+    # --- What asyncio calls ------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        if self.error is not None:
+            transport.abort()
+            return
+        transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES)
+
+    def data_received(self, data: bytes) -> None:
+        if self.error is None:
+            self._reader.feed(data)
+            self._take_frames()
+
+    def eof_received(self) -> None:
+        return None  # asyncio closes the transport, connection_lost tells the requests
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost.set()
+        self.close(
+            self._draining_error()
+            if self.draining_ms is not None
+            else NodeUnavailable(
+                f"{self.label}: connection lost ({exc or 'closed by the node'})", node=self.label
+            )
+        )
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._pump()
+
+    # --- Out ---------------------------------------------------------------------------------------------
+
+    def _take_id(self) -> int:
+        request_id = self._next_id
+        while request_id in self._in_flight or request_id in self._queued:
+            request_id = request_id % messages.U32_MAX + 1
+        self._next_id = request_id % messages.U32_MAX + 1
+        return request_id
+
+    def _transmit(self, request: Request) -> None:
+        self._in_flight[request.id] = request
+        request.sent_at = self._loop.time()
+        self._output.append(encode_frame(request.op, request.id, request.sender_ms, request.body))
+        request.body = b""
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        output, self._output = self._output, []
+        if self._transport is not None and self.error is None:
+            self._transport.write(output[0] if len(output) == 1 else b"".join(output))
+
+    def _pump(self) -> None:
+        while self._queued and not self._paused and len(self._in_flight) < self._in_flight_max:
+            _, request = self._queued.popitem(last=False)
+            self._transmit(request)
+
+    # --- In ----------------------------------------------------------------------------------------------
+
+    def _take_frames(self) -> None:
+        try:
+            while (frame := self._reader.next_frame()) is not None:
+                self._dispatch(frame)
+                if self.error is not None:
+                    return
+        except FrameError as error:
+            self._breach(str(error))
+            return
+        self._pump()
+        if self.draining_ms is not None and not self._in_flight:
+            self.close(self._draining_error())
+
+    def _dispatch(self, frame: Frame) -> None:
+        self.heard_at = self._loop.time()
+        if not frame.is_reply:
+            self._breach(f"a request (op {frame.op}) from a node")
+        elif frame.op == Op.GOAWAY:
+            self._on_goaway(frame)
+        elif frame.op == Op.ERROR:
+            self._on_error(frame)
+        else:
+            request = self._in_flight.pop(frame.request_id, None)
+            if request is None:
+                self._breach(f"a reply to request {frame.request_id}, which is not waiting for one")
+                return
+            if frame.op != request.op:
+                self._breach(f"a reply of op {frame.op} to a request of op {request.op.name}", request)
+                return
+            try:
+                reply = _decode(request, frame.body)
+            except FrameError as error:
+                self._breach(f"{request.op.name} reply: {error}", request)
+                return
+            request.settle(reply, None)
+
+    def _on_goaway(self, frame: Frame) -> None:
+        self.draining_ms = messages.decode_error(frame.body).after_ms
+        waiting = list(self._queued.values())
+        self._queued.clear()
+        for request in waiting:
+            request.settle(None, self._draining_error())
+        self._on_change(self)
+
+    def _on_error(self, frame: Frame) -> None:
+        reply = messages.decode_error(frame.body)
+        request = self._in_flight.pop(frame.request_id, None)
+        op = request.op.name if request is not None else None
+        error = self._error_of(reply, op)
+        if request is not None:
+            request.settle(None, error)
+        if reply.code < ErrorCode.UNKNOWN_OP:
+            self.close(error)
+        elif request is None:
+            self._breach(f"an error for request {frame.request_id}, which is not waiting for an answer")
+
+    def _error_of(self, reply: messages.ErrorReply, op: str | None) -> PresenceError:
+        text = f"{self.label} refused: {reply.message}"
+        match reply.code:
+            case ErrorCode.BUSY:
+                return NodeBusy(text, node=self.label, op=op, retry_after=reply.after_ms / 1000)
+            case ErrorCode.DRAINING:
+                return NodeDraining(text, node=self.label, op=op)
+            case ErrorCode.CLUSTER_MISMATCH:
+                return ClusterMismatch(text, node=self.label, op=op)
+            case ErrorCode.UNSUPPORTED_VERSION:
+                return VersionMismatch(text, ours=(VERSION, VERSION), theirs=(0, 0), node=self.label)
+            case _:
+                return ProtocolError(text, node=self.label, op=op)
+
+    def _draining_error(self) -> NodeDraining:
+        return NodeDraining(f"{self.label} is draining and takes no more requests", node=self.label)
+
+    def _breach(self, what: str, request: Request | None = None) -> None:
+        error = ProtocolError(f"{self.label} broke the protocol: {what}", node=self.label)
+        if request is not None:
+            request.settle(None, error)
+        self.close(error)
+
+    def _check_welcome(self, welcome: messages.Welcome, hello: messages.Hello) -> None:
+        error: PresenceError | None = None
+        if not hello.version_min <= welcome.version <= hello.version_max:
+            error = VersionMismatch(
+                f"{self.label} chose protocol version {welcome.version}, which was not offered",
+                ours=(hello.version_min, hello.version_max),
+                theirs=(welcome.version, welcome.version),
+                node=self.label,
+            )
+        elif hello.cluster and welcome.cluster != hello.cluster:
+            error = ClusterMismatch(
+                f"{self.label} belongs to cluster {welcome.cluster!r}, not {hello.cluster!r}", node=self.label
+            )
+        elif (
+            welcome.keys_per_frame < 1
+            or welcome.in_flight < 2
+            or welcome.frame_bytes_max < HEADER_BYTES + 24 + welcome.keys_per_frame * messages.KEY_BYTES
+        ):
+            error = ProtocolError(
+                f"{self.label} announced limits that leave no room for a request", node=self.label
+            )
+        if error is not None:
+            self.close(error)
+            raise error
+
+    # --- Alive? ------------------------------------------------------------------------------------------
+
+    def _on_ping_due(self) -> None:
+        self._timer = self._loop.call_later(limits.PING_MS / 1000, self._on_ping_due)
+        if self._ping is not None or self._paused:  # who does not read cannot answer either
+            self._missed += 1
+            if self._missed >= PINGS_MISSED_MAX:
+                self.close(
+                    NodeUnavailable(f"{self.label}: {self._missed} pings without an answer", node=self.label)
+                )
+            return
+        self._ping = Request(Op.PING, messages.EMPTY_BODY, now_ms(), self._on_pong)
+        self._ping.id = self._take_id()
+        self._transmit(self._ping)
+
+    def _on_pong(self, reply: Any, error: PresenceError | None) -> None:
+        self._ping = None
+        self._missed = 0
+
+
+def _decode(request: Request, body: bytes) -> Any:
+    match request.op:
+        case Op.HEARTBEAT | Op.LEAVE:
+            return messages.decode_write_reply(body, request.count)
+        case Op.GET:
+            return messages.decode_get_reply(body, request.count, want_ages=request.want_ages)
+        case Op.COUNT:
+            return messages.decode_count_reply(body)
+        case Op.HELLO:
+            return messages.decode_welcome(body)
+        case Op.PING:
+            return messages.decode_vitals(body)
+        case Op.TOPOLOGY:
+            return messages.decode_map(body)
+        case _:
+            raise FrameError(f"no reply is defined for {request.op.name}")
+
+
+def _resolve(future: "asyncio.Future[Any]", reply: Any, error: PresenceError | None) -> None:
+    if future.done():
+        return
+    if error is not None:
+        future.set_exception(error)
+    else:
+        future.set_result(reply)

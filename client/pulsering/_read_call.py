@@ -1,0 +1,211 @@
+"""GET: ask owner after owner until a user is proven online or nobody is left to ask.
+
+Reads go in *legs*. Leg r asks the r-th owner of each slot, nodes known to be down last, about the keys not
+yet proven online; after the present owners come, for one ttl after a topology change, those that are owners
+no more. A leg ends when all of its frames have an outcome or the patience is over, so that what is left goes
+out in few frames. Each answer and each silence leaves a bit of evidence a key; ``routing`` turns the byte
+into a status at the end. Invariant: a key is said offline only if it was put to every present owner that
+could be reached.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+from pulsering import kernel, messages
+from pulsering._calls import BatchCall, ClusterView, Send
+from pulsering.errors import Overloaded, PresenceError
+from pulsering.routing import (
+    REASONS,
+    STATUSES,
+    Evidence,
+    read_targets,
+    reasons_of,
+    retired_targets,
+    statuses_of,
+)
+from pulsering.wire import Op
+
+if TYPE_CHECKING:
+    from array import array
+
+    from pulsering.topology import Topology
+
+__all__ = ["ReadCall"]
+
+SETTLED: Final = 64
+"""Evidence bit of our own: this key is not part of the present question."""
+
+_INFORMED: Final = Evidence.OFFLINE | Evidence.ONLINE | Evidence.COLD | Evidence.MOVED | SETTLED
+
+_AGAIN_IF_MOVED: Final = bytes(
+    0 if bits & Evidence.MOVED and not bits & Evidence.ONLINE else bits | SETTLED for bits in range(256)
+)
+"""Narrows the question to the moved keys, and forgets what was said about them under the old topology."""
+
+
+class ReadCall(BatchCall):
+    """A batch read; ``evidence`` and ``ages`` have a byte a key when ``done``."""
+
+    op = Op.GET
+
+    def __init__(self, view: ClusterView, keys: bytes, *, want_ages: bool = False) -> None:
+        super().__init__(view, keys)
+        self.evidence = bytearray(self.key_count)
+        self.ages = bytearray(b"\xff" * self.key_count) if want_ages else None
+        self._leg = 0
+        self._legs: list[tuple[Topology, array[int]]] = []
+        self._repeating = False
+
+    def start(self, now: float) -> list[Send]:
+        self._started = now
+        self._plan()
+        return self._advance(now)
+
+    def on_reply(self, token: int, reply: messages.GetReply, now: float) -> list[Send]:
+        self.answered = True
+        piece = self._take(token)
+        if piece is None:
+            return []
+        kernel.merge_states(self.evidence, piece.positions, reply.states)
+        if self.ages is not None:
+            kernel.merge_ages(self.ages, piece.positions, reply.ages)
+        return self._continue(now)
+
+    def on_failure(self, token: int, error: PresenceError, now: float) -> list[Send]:
+        piece = self._take_failed(token, error)
+        if piece is None:
+            return []
+        bit = Evidence.OVERLOADED if isinstance(error, Overloaded) else Evidence.UNREACHABLE
+        kernel.mark(self.evidence, piece.positions, bit)
+        return self._continue(now)
+
+    def on_wake(self, now: float) -> list[Send]:
+        self.wake_at = None
+        if self._repeating:
+            self._repeating = False
+            return self._repeat(now)
+        if self._leg < len(self._legs) and not self._view.budget.take():
+            self.wake_at = now + self._view.patience
+            return []
+        for piece in self._lose_patience():
+            kernel.mark(self.evidence, piece.positions, Evidence.UNREACHABLE)
+        return self._advance(now)
+
+    def expire(self, now: float) -> None:
+        self.expired = True
+        for piece in self._pieces.values():
+            kernel.mark(self.evidence, piece.positions, Evidence.UNREACHABLE)
+        self._lose_patience()
+        self._finish()
+
+    def on_topology(self, now: float) -> list[Send]:
+        self.wants_topology = False
+        if self._view.topology.epoch <= self._topology.epoch:
+            self._finish()
+            return []
+        self.evidence[:] = self.evidence.translate(_AGAIN_IF_MOVED)
+        self._topology = self._view.topology
+        self._drop_pieces()
+        self._plan()
+        return self._advance(now)
+
+    def outage(self, now: float) -> PresenceError | None:
+        """An error if not one node of the cluster answers; else the evidence speaks, if only of unknowns."""
+        if self.answered or not self.key_count or not self._all_troubled():
+            return None
+        return self._no_answer(now)
+
+    @property
+    def statuses(self) -> bytes:
+        """A ``Status`` a key."""
+        return statuses_of(self.evidence)
+
+    @property
+    def reasons(self) -> bytes:
+        """A ``Reason`` a key."""
+        return reasons_of(self.evidence)
+
+    def status_at(self, index: int) -> tuple[int, int]:
+        """(``Status``, ``Reason``) of one key."""
+        bits = self.evidence[index]
+        return STATUSES[bits], REASONS[bits]
+
+    def _plan(self) -> None:
+        topology, retired = self._topology, self._view.retired
+        unavailable = self._view.unavailable()
+        self._leg = 0
+        self._legs = [
+            (topology, read_targets(topology, rank, unavailable)) for rank in range(topology.replicas)
+        ]
+        if retired is not None:
+            self._legs += [
+                (retired, retired_targets(retired, topology, rank)) for rank in range(retired.replicas)
+            ]
+
+    def _continue(self, now: float) -> list[Send]:
+        return [] if self._fresh or self._repeating else self._advance(now)
+
+    def _advance(self, now: float) -> list[Send]:
+        """The next leg that has anybody to ask; when there is none, a repeat, a redirect, or the end."""
+        if self.wants_topology:
+            return []
+        while self._leg < len(self._legs):
+            names, targets = self._legs[self._leg]
+            self._leg += 1
+            if self._leg == 1 and not self._redirected:
+                sends = self._split(names, targets, self._keys, None)
+            else:
+                sends = self._split(
+                    names, targets, *kernel.select(self._keys, self.evidence, Evidence.ONLINE | SETTLED)
+                )
+            if sends:
+                self.wake_at = now + self._view.patience
+                return sends
+        return self._conclude(now)
+
+    def _conclude(self, now: float) -> list[Send]:
+        self.wake_at = None
+        undecided, positions = kernel.select(self._keys, self.evidence, _INFORMED)
+        if undecided:
+            if self._pieces:
+                return []  # only a late answer can help, or the deadline
+            if self._may_repeat(undecided, positions):
+                self.wake_at = now + self._repeat_delay()
+                self._repeating = True
+                return []
+        if not self._redirected and _any_moved(self.evidence):
+            self._redirected = True
+            self.wants_topology = True
+            return []
+        self._finish()
+        return []
+
+    def _may_repeat(self, keys: bytes, positions: "array[int]") -> bool:
+        if self._repeats + 1 >= self._view.attempts:
+            return False
+        hopeless = self._view.hopeless()
+        targets = read_targets(self._topology, 0, self._view.unavailable())
+        pieces = kernel.partition(keys, targets, positions, self._view.keys_per_frame)
+        return any(index not in hopeless for index, _, _ in pieces) and self._view.budget.take()
+
+    def _repeat(self, now: float) -> list[Send]:
+        keys, positions = kernel.select(self._keys, self.evidence, _INFORMED)
+        unavailable = self._view.unavailable()
+        targets = read_targets(self._topology, 0, unavailable)
+        sends = self._split(self._topology, targets, keys, positions, without=unavailable)
+        if not sends:
+            return self._conclude(now)
+        self.wake_at = now + self._view.patience
+        return sends
+
+    def _send(self, node: str, keys: bytes, positions: "array[int]") -> Send:
+        want_ages = self.ages is not None
+        body = messages.encode_keys_request(
+            self._topology.epoch, messages.WANT_AGES if want_ages else 0, keys
+        )
+        return Send(self._token(node, positions), node, Op.GET, body, len(positions), want_ages)
+
+
+def _any_moved(evidence: bytearray) -> bool:
+    """Whether a key of the present question was called moved and not proven online elsewhere."""
+    moved = bytes(bool(bits & Evidence.MOVED and not bits & Evidence.ONLINE) for bits in range(128))
+    return any(moved[bits] for bits in set(evidence))

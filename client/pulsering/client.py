@@ -1,0 +1,435 @@
+"""``PresenceClient``: what a backend service holds to say who is alive, and to ask who is online.
+
+This module is the face: it checks arguments, turns ids into keys, hands calls to the driver and shapes their
+results. What a call does is in ``_read_call``, ``_write_call`` and ``_count_call``; who runs it in
+``_driver``; the way to the nodes in ``_cluster``. Invariant: after ``aclose`` no task, timer or socket of the
+client is left.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import ssl
+import warnings
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
+
+from pulsering import limits
+from pulsering._batcher import Batcher
+from pulsering._cluster import Cluster
+from pulsering._connection import now_ms
+from pulsering._count_call import CountCall
+from pulsering._driver import Driver
+from pulsering._read_call import ReadCall
+from pulsering._write_call import WriteCall
+from pulsering.errors import (
+    CallTimeout,
+    ClientClosed,
+    ConfigError,
+    NodeUnavailable,
+    Overloaded,
+    PresenceError,
+    UnknownPresence,
+)
+from pulsering.ids import UserId, key_of, keys_of, slot_of
+from pulsering.options import ClientOptions, Duration, seconds_of
+from pulsering.reports import Count, HeartbeatReport, Location, NodeStatus
+from pulsering.snapshot import Snapshot, kept_ids
+from pulsering.status import Reason, Status
+from pulsering.topology import Topology
+from pulsering.url import Address, ServiceUrl, parse_url
+from pulsering.wire import Op
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Self
+
+    from typing_extensions import Buffer
+
+__all__ = ["OnUnknown", "PresenceClient"]
+
+Ids: TypeAlias = "Iterable[UserId] | Buffer"
+OnUnknown: TypeAlias = Literal["raise", "offline", "online"]
+
+_NEW, _OPENING, _OPEN, _CLOSED = range(4)
+_ON_UNKNOWN: Final = ("raise", "offline", "online")
+
+
+class _Default:
+    """Marks a parameter that was not given, where None means something."""
+
+
+_DEFAULT: Final = _Default()
+
+
+class PresenceClient:
+    """A client of one cluster, for one event loop.
+
+    ::
+
+        async with PresenceClient.from_url("presence://h1:7400,h2:7400") as presence:
+            await presence.heartbeat(42)
+            assert await presence.is_online(42)
+
+    Entering finds the cluster and connects. The client is then safe to share among all tasks of the loop, and
+    meant to live as long as the service. Ids are ints (0..2^64-1), str, bytes or UUIDs; batches are iterables
+    of them or buffers of 64-bit integers (numpy arrays, ``array('Q')``). Calls end within ``timeout`` (0.25
+    s), retries included, and every call may be repeated safely.
+
+    Raises, from every call: ``ClientClosed`` outside ``async with``, in another loop or after a fork;
+    ``ClientOverloaded`` beyond ``pending_keys_max``; ``TypeError`` or ``ValueError`` for what is no id.
+    """
+
+    def __init__(self, url: ServiceUrl, options: ClientOptions) -> None:
+        if options.ssl is not None and not url.tls:
+            raise ConfigError("option ssl: only together with presences://, which asks for TLS")
+        self._url = url
+        self._options = options
+        self._state = _NEW
+        self._pid = os.getpid()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._cluster: Cluster
+        self._driver: Driver
+        self._hash_seed = 0
+        self._beats: Batcher[WriteCall, None]
+        self._reads: Batcher[ReadCall, tuple[int, int]]
+        self._leaves: dict[int, Batcher[WriteCall, None]] = {}
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> "Self":
+        """A client for ``presence://host:port,host:port/cluster?option=value`` (``presences://`` for TLS).
+
+        Hosts are seeds: one that answers is enough. Port 7400 and any cluster name are assumed if not given.
+        ``options`` are the fields of ``ClientOptions``, as keyword arguments or in the URL's query. Nothing
+        is connected yet. Raises ``ConfigError``, which names the part that is wrong.
+        """
+        parsed = parse_url(url)
+        return cls(parsed, ClientOptions.from_mapping(options, parsed.options))
+
+    # --- Life --------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> "Self":
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def open(self) -> None:
+        """Find the cluster and connect to its nodes; ``async with`` does it.
+
+        Raises ``NoNodeReachable`` if no seed answers, ``ClusterMismatch`` if they belong to another cluster.
+        Nodes other than the first to answer may still be down.
+        """
+        if self._state != _NEW:
+            raise ClientClosed("a client is opened once; make a new one")
+        loop = asyncio.get_running_loop()
+        self._state = _OPENING
+        self._loop = loop
+        self._pid = os.getpid()
+        options = self._options
+        tls = (options.ssl or ssl.create_default_context()) if self._url.tls else None
+        seeds = (Address(*seed) for seed in self._url.seeds)
+        cluster = Cluster(seeds, self._url.cluster, tls, options, loop, random.Random())
+        driver = Driver(cluster, loop, options.pending_keys_max)
+        try:
+            await cluster.open()
+        except BaseException:
+            self._state = _CLOSED
+            await cluster.aclose()
+            raise
+        self._cluster, self._driver = cluster, driver
+        self._hash_seed = cluster.topology.hash_seed
+        self._beats = _write_batcher(driver, loop, options, Op.HEARTBEAT, 0)
+        self._reads = Batcher(
+            driver,
+            loop,
+            options.timeout,
+            options.linger,
+            lambda keys: ReadCall(cluster, keys),
+            lambda call, index: _verdict(call, index, loop.time()),
+        )
+        self._state = _OPEN
+
+    async def aclose(self) -> None:
+        """Close all connections. Calls under way end with ``ClientClosed``. Closing twice does nothing."""
+        if self._state != _OPEN:
+            self._state = _CLOSED
+            return
+        if os.getpid() != self._pid:
+            self._state = _CLOSED  # the sockets belong to the parent
+            return
+        if asyncio.get_running_loop() is not self._loop:
+            raise ClientClosed("the client is bound to another event loop; close it there")
+        self._state = _CLOSED
+        self._driver.close()
+        await self._cluster.aclose()
+
+    def __del__(self) -> None:
+        if getattr(self, "_state", _NEW) != _OPEN or os.getpid() != self._pid:
+            return
+        warnings.warn(f"unclosed {self!r}; use async with, or await aclose()", ResourceWarning, stacklevel=2)
+        loop, cluster, driver = self._loop, self._cluster, self._driver
+        assert loop is not None
+
+        def abandon() -> None:
+            driver.close()
+            task = loop.create_task(cluster.aclose())
+            _ABANDONED.add(task)
+            task.add_done_callback(_ABANDONED.discard)
+
+        with contextlib.suppress(RuntimeError):  # the loop is closed: its transports are gone too
+            loop.call_soon_threadsafe(abandon)
+
+    def __repr__(self) -> str:
+        state = ("new", "opening", "open", "closed")[self._state]
+        return f"<PresenceClient {','.join(map(str, self._url.seeds))} {state}>"
+
+    def _check(self) -> asyncio.AbstractEventLoop:
+        if self._state != _OPEN:
+            what = "closed" if self._state == _CLOSED else "not open yet: use async with"
+            raise ClientClosed(f"the client is {what}")
+        loop = asyncio.get_running_loop()
+        if os.getpid() != self._pid:
+            raise ClientClosed("the process was forked after the client was opened: open one in each process")
+        if loop is not self._loop:
+            raise ClientClosed(
+                "the client is bound to the event loop it was opened in: open one in each loop"
+            )
+        return loop
+
+    # --- Heartbeats ----------------------------------------------------------------------------------------
+
+    async def heartbeat(self, user_id: UserId) -> None:
+        """Say that a user is alive. Calls made in one turn of the loop share a frame per node.
+
+        Returns once an owner of the user's slot has it. Raises ``CallTimeout``, ``NodeUnavailable`` or
+        ``Overloaded`` if none could be brought to take it; sending it again is safe.
+        """
+        self._check()
+        await self._beats.join(key_of(user_id, self._hash_seed))
+
+    async def heartbeat_many(
+        self, ids: Ids, *, timeout: Duration | _Default | None = _DEFAULT
+    ) -> HeartbeatReport:
+        """Say that many users are alive; each is sent to all owners of its slot.
+
+        Returns a report as soon as every owner has answered; once each user is acknowledged by one, the
+        others are waited for only a third of the timeout. Raises ``CallTimeout``, ``NodeUnavailable`` or
+        ``Overloaded`` if not one user was acknowledged; if some were not, the report says how many.
+        """
+        return await self._write(ids, Op.HEARTBEAT, 0, timeout)
+
+    async def leave(self, user_id: UserId, *, grace: Duration | None = None) -> None:
+        """Say that a user is gone: offline at once, or after ``grace`` unless another heartbeat comes.
+
+        ``grace``, in seconds, is for users who may have a second device: it only ever shortens the time they
+        have left. Raises as ``heartbeat`` does.
+        """
+        loop = self._check()
+        grace_ms = _grace_ms(grace)
+        batcher = self._leaves.get(grace_ms)
+        if batcher is None:
+            if len(self._leaves) >= 64:  # graces differ from call to call: nothing to share
+                self._leaves.clear()
+            batcher = _write_batcher(self._driver, loop, self._options, Op.LEAVE, grace_ms)
+            self._leaves[grace_ms] = batcher
+        await batcher.join(key_of(user_id, self._hash_seed))
+
+    async def leave_many(
+        self, ids: Ids, *, grace: Duration | None = None, timeout: Duration | _Default | None = _DEFAULT
+    ) -> HeartbeatReport:
+        """Say that many users are gone; ``grace`` as for ``leave``, the rest as for ``heartbeat_many``."""
+        return await self._write(ids, Op.LEAVE, _grace_ms(grace), timeout)
+
+    async def _write(
+        self, ids: Ids, op: Op, grace_ms: int, timeout: Duration | _Default | None
+    ) -> HeartbeatReport:
+        loop = self._check()
+        seconds = self._seconds(timeout)
+        said = now_ms()
+        call = WriteCall(self._cluster, keys_of(ids, self._hash_seed), op, grace_ms=grace_ms)
+        if call.key_count:
+            await self._driver.complete(call, seconds, said)
+        report = call.report
+        if call.key_count and not report.accepted:
+            raise call.failure(loop.time())
+        return report
+
+    # --- Reads ---------------------------------------------------------------------------------------------
+
+    async def is_online(self, user_id: UserId, *, on_unknown: OnUnknown = "raise") -> bool:
+        """Whether a user is online now. Calls made in one turn of the loop share a frame per node.
+
+        If the cluster cannot know, raises ``UnknownPresence`` with the reason, and ``CallTimeout``,
+        ``NoNodeReachable`` or ``Overloaded`` if not one of its nodes answers; with ``on_unknown="offline"``
+        or ``"online"`` returns that instead.
+        """
+        self._check()
+        if on_unknown not in _ON_UNKNOWN:
+            raise ValueError(f"on_unknown: one of {', '.join(_ON_UNKNOWN)} is needed, not {on_unknown!r}")
+        try:
+            status, reason = await self._reads.join(key_of(user_id, self._hash_seed))
+        except (CallTimeout, NodeUnavailable, Overloaded):
+            if on_unknown == "raise":
+                raise
+            return on_unknown == "online"
+        if status != Status.UNKNOWN:
+            return status == Status.ONLINE
+        if on_unknown == "raise":
+            why = Reason(reason)
+            raise UnknownPresence(
+                f"whether the user is online is unknown: {why.name.lower()}", reason=why, op="GET"
+            )
+        return on_unknown == "online"
+
+    async def get_many(
+        self, ids: Ids, *, ages: bool = False, timeout: Duration | _Default | None = _DEFAULT
+    ) -> Snapshot:
+        """Statuses of many users, in the order and length of ``ids``, duplicates included.
+
+        Users whose owners do not answer within the timeout are unknown, with the reason; the call raises
+        ``CallTimeout``, ``NoNodeReachable`` or ``Overloaded`` only if not one node of the cluster answers.
+        With ``ages`` the snapshot also has the seconds since each user's last heartbeat.
+        """
+        loop = self._check()
+        seconds = self._seconds(timeout)
+        if hasattr(ids, "__next__"):
+            ids = tuple(cast("Iterable[UserId]", ids))
+        call = ReadCall(self._cluster, keys_of(ids, self._hash_seed), want_ages=ages)
+        kept = kept_ids(ids)
+        if call.key_count:
+            await self._driver.complete(call, seconds, now_ms())
+            outage = call.outage(loop.time())
+            if outage is not None:
+                raise outage
+        topology = self._cluster.topology
+        tick_s = topology.ttl_ms / topology.ticks_per_ttl / 1000
+        return Snapshot(kept, call.statuses, call.reasons, call.ages, tick_s)
+
+    async def count(self, *, timeout: Duration | _Default | None = _DEFAULT) -> Count:
+        """Users online in the whole cluster, each once, and whether every shard answered.
+
+        Raises ``CallTimeout``, ``NoNodeReachable`` or ``Overloaded`` if no node answers.
+        """
+        loop = self._check()
+        call = CountCall(self._cluster)
+        await self._driver.complete(call, self._seconds(timeout), now_ms())
+        outage = call.outage(loop.time())
+        if outage is not None:
+            raise outage
+        return call.count
+
+    # --- About the cluster -------------------------------------------------------------------------------
+
+    @property
+    def topology(self) -> Topology:
+        """The topology the client follows."""
+        self._check()
+        return self._cluster.topology
+
+    def locate(self, user_id: UserId) -> Location:
+        """A user's key, slot and owners, the first to be asked first. Asks nobody."""
+        self._check()
+        key = key_of(user_id, self._hash_seed)
+        slot = slot_of(key)
+        return Location(key, slot, self._cluster.topology.owners_of(slot))
+
+    async def status(self) -> list[NodeStatus]:
+        """What each node says about itself, in the order of their names; nodes that are down say nothing."""
+        self._check()
+        nodes = self._cluster.topology.nodes
+        return list(await asyncio.gather(*(self._status_of(node.name, node.address) for node in nodes)))
+
+    async def _status_of(self, name: str, address: str) -> NodeStatus:
+        channel = self._cluster.channel(name)
+        if channel is None:
+            return NodeStatus(name, address, up=False, circuit="open", error="just left the cluster")
+        try:
+            vitals = await self._cluster.ask(channel, Op.PING)
+        except PresenceError as error:
+            return NodeStatus(name, address, up=False, circuit=channel.circuit.state.value, error=str(error))
+        return NodeStatus(
+            name,
+            address,
+            up=True,
+            circuit=channel.circuit.state.value,
+            error="",
+            epoch=vitals.epoch,
+            users=vitals.users,
+            uptime=vitals.uptime_ms / 1000,
+            warming=vitals.warming_ms / 1000,
+            draining=vitals.draining,
+            agent=vitals.agent,
+        )
+
+    def stats(self) -> dict[str, Any]:
+        """Plain numbers about this client: calls, frames, what waits, each node's connections and circuit."""
+        self._check()
+        cluster, driver = self._cluster, self._driver
+        return {
+            "calls": driver.calls,
+            "frames": driver.frames,
+            "timeouts": driver.timeouts,
+            "calls_running": driver.running,
+            "keys_pending": driver.pending_keys,
+            "epoch": cluster.topology.epoch,
+            "topology_refreshes": cluster.refreshes,
+            "retry_tokens": cluster.budget.tokens,
+            "nodes": {
+                name: {
+                    "address": str(channel.address),
+                    "connections": channel.connections,
+                    "connects": channel.connects,
+                    "in_flight": channel.load,
+                    "circuit": channel.circuit.state.value,
+                    "circuit_opened": channel.circuit.opened,
+                    "refused": channel.refused,
+                }
+                for name, channel in sorted(cluster.channels.items())
+            },
+        }
+
+    def _seconds(self, timeout: Duration | _Default | None) -> float | None:
+        return self._options.timeout if isinstance(timeout, _Default) else seconds_of("timeout", timeout)
+
+
+_ABANDONED: set["asyncio.Task[None]"] = set()
+"""Ends of clients that were dropped without being closed: a loop keeps only weak references to its tasks."""
+
+
+def _write_batcher(
+    driver: Driver, loop: asyncio.AbstractEventLoop, options: ClientOptions, op: Op, grace_ms: int
+) -> "Batcher[WriteCall, None]":
+    def answer(call: WriteCall, index: int) -> None:
+        if not call.acks[index]:
+            raise call.failure(loop.time())
+
+    return Batcher(
+        driver,
+        loop,
+        options.timeout,
+        options.linger,
+        lambda keys: WriteCall(driver.cluster, keys, op, grace_ms=grace_ms),
+        answer,
+    )
+
+
+def _verdict(call: ReadCall, index: int, now: float) -> tuple[int, int]:
+    outage = call.outage(now)
+    if outage is not None:
+        raise outage
+    return call.status_at(index)
+
+
+def _grace_ms(grace: Duration | None) -> int:
+    if grace is None or grace == 0:
+        return 0
+    seconds = seconds_of("grace", grace)
+    assert seconds is not None
+    if seconds * 1000 > limits.TTL_MS_MAX:
+        raise ConfigError(f"option grace: at most {limits.TTL_MS_MAX / 1000:.0f} s, not {grace!r}")
+    return max(1, round(seconds * 1000))

@@ -1,0 +1,127 @@
+"""What a client can be told, each option checked where it is given.
+
+Durations are seconds as a number, or text with its unit (``"250ms"``, ``"2s"``, ``"1m"``). Where it is
+allowed, None (in a URL the word ``none``) means no limit; 0 is an error, never a limit of nothing. Invariant:
+a ``ClientOptions`` that exists is usable: everything after it takes its values as they are.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from ssl import SSLContext
+from typing import Any, Final, TypeAlias
+
+from pulsering import limits
+from pulsering.errors import ConfigError
+
+__all__ = ["ClientOptions", "Duration", "seconds_of"]
+
+Duration: TypeAlias = float | int | str
+
+_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)")
+
+
+def seconds_of(name: str, value: Duration | None, *, none_allowed: bool = True) -> float | None:
+    """A duration in seconds, above 0; ``ConfigError`` names the option and what it accepts."""
+    accepted = 'seconds above 0, or text like "250ms"' + (", or None for no limit" if none_allowed else "")
+    if value is None and none_allowed:
+        return None
+    seconds = math.nan
+    if isinstance(value, str):
+        match = _DURATION.fullmatch(value.strip())
+        if match:
+            seconds = float(match[1]) * _UNITS[match[2]]
+    elif isinstance(value, (int, float)) and not isinstance(value, bool):
+        seconds = float(value)
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise ConfigError(f"option {name}: {accepted} is needed, not {value!r}")
+    return seconds
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientOptions:
+    """Everything a client can be told; each has a default that suits a backend service."""
+
+    timeout: float | None = limits.CALL_TIMEOUT_MS / 1000
+    """Seconds for a whole call, retries included. None: no limit."""
+
+    connect_timeout: float | None = limits.CONNECT_TIMEOUT_MS / 1000
+    """Seconds for name look-up, TCP, TLS and handshake of one connection. None: no limit but the system's."""
+
+    attempts: int = limits.ATTEMPTS
+    """How often a key is asked or sent at most after failures, the first time included. 1: no retry."""
+
+    min_connections: int = 1
+    """Connections held to each node."""
+
+    max_connections: int = 2
+    """Connections to each node under load. The cluster sees at most this times its clients."""
+
+    linger: float = 0.0
+    """Seconds that single-id calls wait for company before their frame goes; 0: one turn of the loop."""
+
+    pending_keys_max: int = limits.PENDING_KEYS_MAX
+    """Keys in unfinished calls before further calls are refused with ``ClientOverloaded``."""
+
+    ssl: SSLContext | None = None
+    """Context for ``presences://``; None: the system's trusted certificates, host names checked."""
+
+    agent: str = ""
+    """Who is asking, shown on the node to its operators; at most 63 bytes. Empty: library and version."""
+
+    def __post_init__(self) -> None:
+        for name in ("timeout", "connect_timeout"):
+            object.__setattr__(self, name, seconds_of(name, getattr(self, name)))
+        if self.linger != 0:
+            object.__setattr__(self, "linger", seconds_of("linger", self.linger, none_allowed=False))
+        for name, low, high in (
+            ("attempts", 1, 10),
+            ("min_connections", 1, 64),
+            ("max_connections", 1, 64),
+            ("pending_keys_max", 1, 1 << 32),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+                raise ConfigError(f"option {name}: an int in {low}..{high} is needed, not {value!r}")
+        if self.max_connections < self.min_connections:
+            raise ConfigError(
+                f"option max_connections: {self.max_connections} is below min_connections "
+                f"({self.min_connections})"
+            )
+        if self.ssl is not None and not isinstance(self.ssl, SSLContext):
+            raise ConfigError(
+                f"option ssl: an ssl.SSLContext or None is needed, not {type(self.ssl).__name__}"
+            )
+        agent: object = self.agent
+        if not isinstance(agent, str) or len(agent.encode()) > limits.NAME_BYTES_MAX:
+            raise ConfigError(
+                f"option agent: a str of at most {limits.NAME_BYTES_MAX} bytes is needed, not {self.agent!r}"
+            )
+
+    @classmethod
+    def from_mapping(cls, given: Mapping[str, Any], from_url: Mapping[str, str]) -> "ClientOptions":
+        """Options from a URL's text and from keyword arguments, which win."""
+        values: dict[str, Any] = {name: _from_text(name, text) for name, text in from_url.items()}
+        values.update(given)
+        known = {field.name for field in fields(cls)}
+        for name in values:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
+                raise ConfigError(f"option {name}: not known; {hint}")
+        return cls(**values)
+
+
+def _from_text(name: str, text: str) -> Any:
+    if name in ("attempts", "min_connections", "max_connections", "pending_keys_max"):
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 12 else text
+    if name == "ssl":
+        raise ConfigError("option ssl: only as a keyword argument; a URL asks for TLS by presences://")
+    if name in ("timeout", "connect_timeout") and text.lower() == "none":
+        return None
+    if name == "linger" and text == "0":
+        return 0.0
+    return text
