@@ -88,8 +88,27 @@ OUTPUT_PAUSE_BYTES: Final = 256 << 10
 OUTPUT_CLOSE_BYTES: Final = 4 << 20
 """Replies that a peer has not read before we close it."""
 
+OUTPUT_RESUME_BYTES: Final = 64 << 10
+"""Unread replies at which a paused peer's requests are read again: far enough below not to flap."""
+
+OUTPUT_TIMEOUT_MS: Final = 10_000
+"""A peer whose output stays paused is closed: in half a ttl, one that is alive has read 256 KiB."""
+
 SEND_BUFFER_BYTES: Final = 256 << 10
 """SO_SNDBUF of accepted sockets; the kernel would otherwise hold 4 MB for a peer that never reads."""
+
+FRAMES_PER_TURN: Final = 64
+"""Frames of one connection before the others have their turn: 64 full ones are some 25 ms of one core."""
+
+CLOSE_TIMEOUT_MS: Final = 1_000
+"""For a peer to take our last words; one that does not read would else hold its connection for ever."""
+
+STALLS_PER_TTL: Final = 4
+"""A node that stood still for ttl/4 has to warm up again. A user heard every ttl/2 still has ttl/2 left when
+the stall begins, so half of that is safe, with as much again for frames that were late already."""
+
+LOG_LINES_PER_S: Final = 10
+"""Of one event; what a thousand peers do wrong at once is one line a hundred times, and a count."""
 
 # --- Client -----------------------------------------------------------------------------------------------
 
