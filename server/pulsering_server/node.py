@@ -1,0 +1,175 @@
+"""A node without sockets or clock: its table, its place in the topology, and whether it may say *offline*.
+
+``NodeCore`` is told the time with every call and does no I/O, so the simulator runs the same code on a
+virtual clock. One ``session.Session`` a connection turns bytes into calls here.
+
+*Cold is not empty.* A node that has just started, or stood still, has missed heartbeats: for users that it
+does not hold it answers *unknown* until one ttl and one tick have passed, by when every user who is online
+has been heard again. ``online`` needs no warmth, it is proof. Invariant: while cold, no read says *offline*.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from pulsering import limits
+from pulsering.messages import CountReply, Vitals, Welcome, encode_topology
+from pulsering.wire import VERSION
+from pulsering_server.config_schema import LimitsConfig
+from pulsering_server.stats import Stats
+from pulsering_server.table import MOVED, NOT_OWNED, OFFLINE, UNKNOWN, Table
+
+if TYPE_CHECKING:
+    from pulsering.topology import Topology
+
+__all__ = ["AGENT", "Event", "NodeCore"]
+
+_TABLE_USERS_MAX: Final = (1 << 32) - 1
+_U64: Final = (1 << 64) - 1
+
+
+def _agent() -> str:
+    try:
+        return f"pulsering-node/{version('pulsering')}"
+    except PackageNotFoundError:
+        return "pulsering-node"
+
+
+AGENT: Final = _agent()
+"""What a node calls itself, for people."""
+
+
+class Event(NamedTuple):
+    """Something that an operator should read in the log; the shell takes them with ``take_events``."""
+
+    name: str
+    fields: dict[str, int | str]
+
+
+class NodeCore:
+    """One node: what it holds, what it owns, and since when.
+
+    ``limits_config`` is the ``limits:`` section; ``boot_id`` a random u64, new at each start. Time is the
+    node's own clock in ms, of any origin; a ``now_ms`` smaller than the last is read as the last.
+    """
+
+    def __init__(
+        self,
+        topology: "Topology",
+        name: str,
+        limits_config: LimitsConfig | None = None,
+        *,
+        boot_id: int,
+        now_ms: int,
+    ) -> None:
+        self.topology = topology
+        self.name = name
+        self.limits = limits_config or LimitsConfig.model_construct()
+        self.boot_id = boot_id & _U64
+        self.stats = Stats()
+        self.draining = False
+        self.topology_body = encode_topology(topology.to_wire())
+        self._groups, self._group_owners = topology.groups_of(name)
+        self.table = Table(
+            ttl_ms=topology.ttl_ms,
+            ticks_per_ttl=topology.ticks_per_ttl,
+            now_ms=now_ms,
+            users_max=min(self.limits.users or 0, _TABLE_USERS_MAX),
+            memory_max=self.limits.memory_bytes,
+        )
+        self.tick_ms = -(-topology.ttl_ms // topology.ticks_per_ttl)
+        self.stall_ms = topology.ttl_ms // limits.STALLS_PER_TTL
+        self._events: list[Event] = []
+        self._started_ms = self._now_ms = self._ticked_ms = now_ms
+        self._warm_at_ms = 0
+        self._turn_cold(now_ms)
+
+    # -- time ------------------------------------------------------------------------------------------------
+
+    def observe(self, now_ms: int) -> int:
+        """Take note of the time, with every input; the time to go on with."""
+        if now_ms >= self._ticked_ms + self.tick_ms:
+            self.tick(now_ms)
+        elif now_ms < self._now_ms:
+            return self._now_ms
+        self._now_ms = now_ms
+        return now_ms
+
+    def tick(self, now_ms: int) -> None:
+        """Turn the wheel. The shell calls this every tick; a long gap since the last call was a stall."""
+        now_ms = max(now_ms, self._now_ms)
+        stood_still_ms = now_ms - self._ticked_ms
+        self._now_ms = self._ticked_ms = now_ms
+        if stood_still_ms > self.stall_ms:
+            self.stats.stalls += 1
+            self.stats.stalled_ms += stood_still_ms
+            self._turn_cold(now_ms)
+            self._events.append(
+                Event("node.stalled", {"stood_still_ms": stood_still_ms, "bound_ms": self.stall_ms})
+            )
+        elif self._warm_at_ms and now_ms >= self._warm_at_ms:
+            self._turn_warm(now_ms)
+        self.table.advance(now_ms)
+
+    def _turn_cold(self, now_ms: int) -> None:
+        self._warm_at_ms = now_ms + self.topology.ttl_ms + self.tick_ms
+        self._answer_absent(UNKNOWN, now_ms)
+
+    def _turn_warm(self, now_ms: int) -> None:
+        self._warm_at_ms = 0
+        self._answer_absent(OFFLINE, now_ms)
+        self._events.append(Event("node.warm", {"users": self.table.online}))
+
+    def _answer_absent(self, state: int, now_ms: int) -> None:
+        absent = bytes(MOVED if group == NOT_OWNED else state for group in self._groups)
+        self.table.set_slots(self._groups, absent, now_ms)
+
+    def warming_ms(self, now_ms: int) -> int:
+        """How long reads may still say *unknown* for users not held; 0 when warm."""
+        return max(1, self._warm_at_ms - now_ms) if self._warm_at_ms else 0
+
+    def take_events(self) -> list[Event]:
+        """What happened since the last call."""
+        events, self._events = self._events, []
+        return events
+
+    # -- answers of the control plane ------------------------------------------------------------------------
+
+    def welcome(self, now_ms: int) -> Welcome:
+        """The reply to HELLO."""
+        return Welcome(
+            version=VERSION,
+            cluster=self.topology.cluster,
+            node=self.name,
+            boot_id=self.boot_id,
+            epoch=self.topology.epoch,
+            topology_hash=self.topology.hash,
+            warming_ms=self.warming_ms(now_ms),
+            frame_bytes_max=self.limits.frame_bytes,
+            keys_per_frame=self.limits.keys_per_frame,
+            in_flight=self.limits.in_flight,
+            agent=AGENT,
+        )
+
+    def vitals(self, now_ms: int) -> Vitals:
+        """The reply to PING."""
+        return Vitals(
+            epoch=self.topology.epoch,
+            users=self.table.online,
+            uptime_ms=now_ms - self._started_ms,
+            warming_ms=self.warming_ms(now_ms),
+            draining=self.draining,
+            agent=AGENT,
+        )
+
+    def count(self, skipped: tuple[str, ...], now_ms: int) -> CountReply:
+        """Users of the slots whose first owner, not counting those in ``skipped``, is this node.
+
+        Added up over the nodes that answer, with the names of those that do not as ``skipped``, every user of
+        a slot with an owner left counts exactly once.
+        """
+        passed_over = frozenset(skipped)
+        online = 0
+        for owners, users in zip(self._group_owners, self.table.count(now_ms), strict=False):
+            if next((owner for owner in owners if owner not in passed_over), None) == self.name:
+                online += users
+        return CountReply(self.topology.epoch, self.warming_ms(now_ms), online)

@@ -1,0 +1,285 @@
+"""One connection as a state machine: bytes in, bytes out, and at some point a reason to close.
+
+No socket, no clock, no loop. ``receive`` never raises for what a peer sent, whatever it was: a breach of the
+protocol becomes an ERROR frame (for a stranger's protocol, one line of text) and ``closed`` says why. Behind
+that, nothing is interpreted and ``receive`` answers nothing. Invariant: the same bytes give the same answers
+however they were cut.
+"""
+
+from typing import TYPE_CHECKING, Final
+
+from pulsering import limits
+from pulsering.errors import FrameError
+from pulsering.messages import (
+    WANT_AGES,
+    WriteReply,
+    decode_count_request,
+    decode_hello,
+    decode_keys_request,
+    encode_count_reply,
+    encode_error,
+    encode_get_reply,
+    encode_map,
+    encode_write_reply,
+)
+from pulsering.wire import KNOWN_OPS, MAGIC, VERSION, ErrorCode, Frame, FrameReader, Op, encode_frame
+from pulsering_server.foreign import PEEK_BYTES, recognise
+from pulsering_server.frame_age import FrameAge
+from pulsering_server.stats import Close
+
+if TYPE_CHECKING:
+    from pulsering_server.node import NodeCore
+
+__all__ = ["Session", "error_frame"]
+
+VERSION_MIN: Final = 1
+
+_REASONS: Final = {
+    ErrorCode.BAD_FRAME: Close.BAD_FRAME,
+    ErrorCode.UNSUPPORTED_VERSION: Close.UNSUPPORTED_VERSION,
+    ErrorCode.HELLO_REQUIRED: Close.HELLO_REQUIRED,
+    ErrorCode.CLUSTER_MISMATCH: Close.CLUSTER_MISMATCH,
+    ErrorCode.FRAME_TOO_LARGE: Close.FRAME_TOO_LARGE,
+    ErrorCode.HELLO_TIMEOUT: Close.HELLO_TIMEOUT,
+    ErrorCode.FRAME_TIMEOUT: Close.FRAME_TIMEOUT,
+}
+
+
+def error_frame(code: int, message: str, now_ms: int, *, request_id: int = 0, after_ms: int = 0) -> bytes:
+    """An ERROR frame; request id 0 speaks of the connection as a whole."""
+    return encode_frame(Op.ERROR, request_id, now_ms, encode_error(code, message, after_ms), reply=True)
+
+
+class Session:
+    """The server's side of one connection to ``core``.
+
+    ``receive`` takes what arrived and returns what to send; ``closed`` is None until the connection has to
+    end (send what was returned, then close). ``backlog`` is true when ``receive`` stopped early, at
+    ``frames_max`` frames or a full output: call it again, with nothing new, once the others had their turn
+    and the output is read.
+    """
+
+    __slots__ = (
+        "_age",
+        "_core",
+        "_frame_began_ms",
+        "_heard_ms",
+        "_reader",
+        "_replies",
+        "backlog",
+        "closed",
+    )
+
+    def __init__(self, core: "NodeCore", now_ms: int) -> None:
+        self.closed: Close | None = None
+        self.backlog = False
+        self._core = core
+        self._reader = FrameReader()
+        self._age: FrameAge | None = None
+        self._heard_ms = now_ms
+        self._frame_began_ms: int | None = None
+        self._replies: list[bytes] = []
+
+    @property
+    def greeted(self) -> bool:
+        """Whether HELLO is done."""
+        return self._age is not None
+
+    # -- bytes in, bytes out ---------------------------------------------------------------------------------
+
+    def receive(
+        self, data: bytes | bytearray | memoryview, now_ms: int, *, frames_max: int = limits.FRAMES_PER_TURN
+    ) -> bytes:
+        """Answer every complete frame, up to ``frames_max``; what is not complete waits for more."""
+        if self.closed is not None:
+            return b""
+        now_ms = self._core.observe(now_ms)
+        self._core.stats.bytes_received += len(data)
+        self._reader.feed(data)
+        try:
+            frames = self._answer_frames(now_ms, frames_max)
+        except FrameError as error:
+            self._refuse(error, None, now_ms)
+            frames = 1
+        self._note_time(frames, now_ms)
+        output = b"".join(self._replies)
+        self._replies.clear()
+        return output
+
+    def _answer_frames(self, now_ms: int, frames_max: int) -> int:
+        """Returns how many frames were answered; sets ``backlog``."""
+        room = self._core.limits.output_pause_bytes
+        self.backlog = False
+        for frames in range(frames_max):
+            frame = self._reader.next_frame()
+            if frame is None:
+                return frames
+            try:
+                reply = self._answer(frame, now_ms)
+            except FrameError as error:
+                self._refuse(error, frame.request_id, now_ms)
+                return frames + 1
+            self._replies.append(reply)
+            room -= len(reply)
+            if room <= 0:
+                self.backlog = True
+                return frames + 1
+        self.backlog = True
+        return frames_max
+
+    def _note_time(self, frames: int, now_ms: int) -> None:
+        if frames:
+            self._heard_ms = now_ms
+        if not self._reader.pending or self.backlog:
+            self._frame_began_ms = None
+        elif frames or self._frame_began_ms is None:
+            self._frame_began_ms = now_ms
+
+    # -- one frame -------------------------------------------------------------------------------------------
+
+    def _answer(self, frame: Frame, now_ms: int) -> bytes:
+        if frame.is_reply:
+            raise FrameError(f"a reply (op {frame.op}) where a request is expected")
+        if self._age is None:
+            return self._reply(frame, self._hello(frame, now_ms), now_ms)
+        age_ms = self._age.age_ms(frame.sender_ms, now_ms)
+        op = frame.op
+        stats = self._core.stats
+        if op not in KNOWN_OPS or op in (Op.GOAWAY, Op.WATCH, Op.ERROR):
+            stats.requests_unknown += 1
+            return self._error(frame, ErrorCode.UNKNOWN_OP, f"op {op} is not served here", now_ms)
+        stats.requests[op] += 1
+        if op in (Op.HEARTBEAT, Op.LEAVE, Op.GET):
+            return self._keys_op(frame, age_ms, now_ms)
+        return self._reply(frame, self._control(frame, now_ms), now_ms)
+
+    def _hello(self, frame: Frame, now_ms: int) -> bytes:
+        core = self._core
+        if frame.op != Op.HELLO:
+            raise FrameError(
+                f"the first frame must be HELLO, not op {frame.op}", code=ErrorCode.HELLO_REQUIRED
+            )
+        hello = decode_hello(frame.body)
+        if hello.version_min > VERSION or hello.version_max < VERSION_MIN:
+            raise FrameError(
+                f"no protocol version in common: you speak {hello.version_min} to {hello.version_max},"
+                f" this node {VERSION_MIN} to {VERSION}",
+                code=ErrorCode.UNSUPPORTED_VERSION,
+            )
+        if hello.cluster not in ("", core.topology.cluster):
+            raise FrameError(
+                f"this is node {core.name} of cluster {core.topology.cluster}, not of {hello.cluster}",
+                code=ErrorCode.CLUSTER_MISMATCH,
+            )
+        core.stats.requests[Op.HELLO] += 1
+        self._age = FrameAge(frame.sender_ms, now_ms)
+        self._reader.frame_bytes_max = core.limits.frame_bytes
+        return encode_map(core.welcome(now_ms))
+
+    def _control(self, frame: Frame, now_ms: int) -> bytes:
+        core = self._core
+        if frame.op == Op.PING:
+            return encode_map(core.vitals(now_ms))
+        if frame.op == Op.TOPOLOGY:
+            return core.topology_body
+        if frame.op == Op.COUNT:
+            _, skipped = decode_count_request(frame.body)
+            return encode_count_reply(core.count(skipped, now_ms))
+        raise FrameError("HELLO a second time")
+
+    def _keys_op(self, frame: Frame, age_ms: int, now_ms: int) -> bytes:
+        core, stats = self._core, self._core.stats
+        request = decode_keys_request(frame.body)
+        bound = core.limits.keys_per_frame
+        if request.key_count > bound:
+            message = f"{request.key_count} keys in a frame, at most {bound} here"
+            return self._error(frame, ErrorCode.TOO_MANY_KEYS, message, now_ms)
+        epoch = core.topology.epoch
+        if frame.op == Op.GET:
+            if request.argument not in (0, WANT_AGES):
+                raise FrameError(f"body: want_ages is {request.argument}, not 0 or {WANT_AGES}")
+            states = core.table.get(request.keys, now_ms)
+            ages = core.table.get_ages(request.keys, now_ms) if request.argument else b""
+            stats.keys_read += request.key_count
+            body = encode_get_reply(epoch, core.warming_ms(now_ms), request.key_count, states, ages)
+            return self._reply(frame, body, now_ms)
+        ttl_ms = core.topology.ttl_ms
+        stats.frame_age_ms_max = max(stats.frame_age_ms_max, age_ms)
+        age_ms = min(age_ms, 2 * ttl_ms)
+        if frame.op == Op.HEARTBEAT:
+            if request.argument:
+                raise FrameError(f"body: the second value of a heartbeat is {request.argument}, not 0")
+            tally = core.table.heartbeat(request.keys, now_ms, age_ms)
+        else:
+            tally = core.table.leave(request.keys, now_ms, age_ms, min(request.argument, ttl_ms))
+        stats.keys_accepted += tally.accepted
+        stats.keys_stale += tally.stale
+        stats.keys_refused += tally.refused
+        stats.keys_moved += tally.moved
+        return self._reply(frame, encode_write_reply(WriteReply(epoch, *tally)), now_ms)
+
+    # -- words to the peer -----------------------------------------------------------------------------------
+
+    def _reply(self, frame: Frame, body: bytes, now_ms: int) -> bytes:
+        return encode_frame(frame.op, frame.request_id, now_ms, body, reply=True)
+
+    def _error(self, frame: Frame, code: ErrorCode, message: str, now_ms: int) -> bytes:
+        self._core.stats.errors[code] += 1
+        return error_frame(code, message, now_ms, request_id=frame.request_id)
+
+    def _refuse(self, error: FrameError, request_id: int | None, now_ms: int) -> None:
+        """Answer a breach of the protocol and end the session; without an id, the header itself is bad."""
+        start = self._reader.peek(PEEK_BYTES)
+        if not self.greeted and request_id is None and start[0] != MAGIC:
+            foreign = recognise(start)
+            self._replies.append(foreign.answer)
+            self._end(Close(f"foreign_{foreign.kind}"))
+            return
+        code = ErrorCode(error.code)
+        self._core.stats.errors[code] += 1
+        self._replies.append(error_frame(code, str(error), now_ms, request_id=request_id or 0))
+        self._end(_REASONS[code])
+
+    def _end(self, reason: Close) -> None:
+        self.closed = reason
+        self.backlog = False
+        self._reader = FrameReader()
+
+    def goaway(self, now_ms: int, after_ms: int) -> bytes:
+        """Tell the peer to leave, as this node stops in ``after_ms``; one that never said HELLO is closed."""
+        if self.closed is not None:
+            return b""
+        message = f"node {self._core.name} is stopping"
+        if not self.greeted:
+            self._end(Close.DRAINED)
+            return error_frame(ErrorCode.DRAINING, message, now_ms, after_ms=after_ms)
+        body = encode_error(ErrorCode.DRAINING, message, after_ms)
+        return encode_frame(Op.GOAWAY, 0, now_ms, body, reply=True)
+
+    def expire(self, now_ms: int, *, paused: bool = False) -> bytes:
+        """Close the session if its peer was silent, or slow within a frame, for too long; its last words.
+
+        While ``paused`` we do not read, so a frame that does not get on is not the peer's fault.
+        """
+        if self.closed is not None:
+            return b""
+        silent_ms = now_ms - self._heard_ms
+        if not self.greeted and silent_ms >= limits.HELLO_TIMEOUT_MS:
+            return self._time_out(ErrorCode.HELLO_TIMEOUT, f"no HELLO within {silent_ms} ms", now_ms)
+        began_ms = self._frame_began_ms
+        if not paused and began_ms is not None and now_ms - began_ms >= limits.FRAME_TIMEOUT_MS:
+            message = f"a frame unfinished after {now_ms - began_ms} ms"
+            return self._time_out(ErrorCode.FRAME_TIMEOUT, message, now_ms)
+        if silent_ms >= limits.IDLE_TIMEOUT_MS:
+            self._end(Close.IDLE)
+        return b""
+
+    def _time_out(self, code: ErrorCode, message: str, now_ms: int) -> bytes:
+        self._core.stats.errors[code] += 1
+        self._end(_REASONS[code])
+        return error_frame(code, message, now_ms)
+
+    def resume(self, now_ms: int) -> None:
+        """Reading goes on after a pause of ours: an unfinished frame gets its whole time again."""
+        if self._frame_began_ms is not None:
+            self._frame_began_ms = now_ms
