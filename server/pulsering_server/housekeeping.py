@@ -1,0 +1,61 @@
+"""What a node does on its own: turn the wheel each tick, and sweep the table in slices nobody notices.
+
+The table says how many lines are due; this decides how many to do before the loop has its turn, by how long
+the last slice took: well under a millisecond each, whatever the machine.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+import structlog
+
+if TYPE_CHECKING:
+    from pulsering_server.logs import RateLimit
+    from pulsering_server.node import NodeCore
+
+__all__ = ["Slices", "keep_house"]
+
+LINES_MIN: Final = 16
+LINES_MAX: Final = 65_536
+SLICE_S_MAX: Final = 0.0005
+"""Half of the millisecond that housekeeping may hold the loop, so that a slow slice still fits."""
+
+log = structlog.get_logger("pulsering_server.housekeeping")
+
+
+class Slices:
+    """How many lines the next slice takes; ``took`` tells it how long the last one was, in seconds."""
+
+    __slots__ = ("lines",)
+
+    def __init__(self) -> None:
+        self.lines = LINES_MIN
+
+    def took(self, seconds: float) -> None:
+        """Halve what was too long, double what was short by far."""
+        if seconds > SLICE_S_MAX:
+            self.lines = max(LINES_MIN, self.lines // 2)
+        elif seconds < SLICE_S_MAX / 3:
+            self.lines = min(LINES_MAX, self.lines * 2)
+
+
+async def keep_house(
+    core: "NodeCore", now_ms: Callable[[], int], rate_limit: "RateLimit | None" = None
+) -> None:
+    """Run for as long as the node does."""
+    slices = Slices()
+    while True:
+        core.tick(now_ms())
+        for event in core.take_events():
+            (log.warning if event.name == "node.stalled" else log.info)(event.name, **event.fields)
+        for name, lines in rate_limit.flush().items() if rate_limit is not None else ():
+            log.warning("log.suppressed", what=name, lines=lines)
+        due = 1
+        while due:
+            began = time.perf_counter()
+            due = core.table.maintain(now_ms(), slices.lines)
+            slices.took(time.perf_counter() - began)
+            await asyncio.sleep(0)
+        await asyncio.sleep(core.tick_ms / 1000)

@@ -1,0 +1,211 @@
+"""``pulsering serve``: one node as a process, from its configuration to its exit code.
+
+Prints one line on stdout when it is ready, ``ready node=a address=127.0.0.1:7400 cluster=demo epoch=1``, and
+nothing else there; everything for people goes to the log on stderr. SIGTERM or SIGINT drains: clients are
+told to leave, and the process ends when they have, or after ``DRAIN_MS``. A second signal ends it at once.
+
+Exit codes: 0 drained; 1 could not listen, failed, or cut short by a second signal; 2 configuration or system
+limits.
+"""
+
+import asyncio
+import contextlib
+import difflib
+import gc
+import os
+import resource
+import secrets
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+import structlog
+import uvloop
+
+from pulsering import limits
+from pulsering_server import clock, logs
+from pulsering_server.config import ClusterConfig, ConfigErrors, load_config
+from pulsering_server.housekeeping import keep_house
+from pulsering_server.listener import Listener
+from pulsering_server.node import AGENT, NodeCore
+
+__all__ = ["CannotServe", "ready_line", "run", "serve"]
+
+DRAINED: Final = 0
+FAILED: Final = 1
+MISCONFIGURED: Final = 2
+
+log = structlog.get_logger("pulsering_server.serve")
+
+
+class CannotServe(Exception):
+    """The node cannot start; the message says what to change. ``exit_code`` is 1 or 2."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def run(
+    config_path: str | os.PathLike[str], node_name: str, host: str | None = None, port: int | None = None
+) -> int:
+    """Serve one node of a ``cluster.yaml`` until it is told to stop; the process's exit code."""
+    try:
+        config = load_config(config_path)
+        check_node(config, node_name)
+        raise_file_limit(config.limits.connections)
+        rate_limit = logs.configure(node_name)
+        return uvloop.run(serve(config, node_name, host=host, port=port, rate_limit=rate_limit))
+    except ConfigErrors as errors:
+        print(errors, file=sys.stderr)
+        return MISCONFIGURED
+    except CannotServe as error:
+        print(f"pulsering serve: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+async def serve(
+    config: ClusterConfig,
+    node_name: str,
+    *,
+    host: str | None = None,
+    port: int | None = None,
+    rate_limit: logs.RateLimit | None = None,
+    on_ready: Callable[[str], None] | None = None,
+) -> int:
+    """Run a node in this event loop; returns the exit code, raises ``CannotServe`` before it is ready.
+
+    ``host`` and ``port`` override where it listens (port 0: any free one), not what the topology says of it.
+    ``on_ready`` gets the ready line instead of stdout.
+    """
+    node = check_node(config, node_name)
+    loop = asyncio.get_running_loop()
+    core = NodeCore(
+        config.topology(), node_name, config.limits, boot_id=secrets.randbits(64), now_ms=clock.now_ms()
+    )
+    listener = Listener(core, clock.now_ms)
+    where = (host if host is not None else node.host, port if port is not None else node.port)
+    try:
+        address = await listener.open(*where)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        message = f"node {node_name} cannot listen on {_join(*where)}: {reason}"
+        raise CannotServe(message, FAILED) from None
+    signals = _Signals(loop)
+    loop.set_exception_handler(_log_loop_exception)
+    house = asyncio.create_task(keep_house(core, clock.now_ms, rate_limit))
+    gc.collect()
+    gc.freeze()
+    log.info(
+        "node.ready",
+        agent=AGENT,
+        address=_join(*address),
+        cluster=config.cluster,
+        epoch=config.epoch,
+        topology_hash=f"{core.topology.hash:016x}",
+        ttl_ms=config.ttl_ms,
+        warming_ms=core.warming_ms(clock.now_ms()),
+        connections=config.limits.connections,
+    )
+    (on_ready or _print_ready)(ready_line(config, node_name, address))
+    try:
+        return await _until_stopped(listener, signals, house)
+    finally:
+        house.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await house
+        await listener.close()
+        signals.close()
+
+
+async def _until_stopped(listener: Listener, signals: "_Signals", house: "asyncio.Task[None]") -> int:
+    """Wait for a signal, drain, and judge how it went."""
+    told = asyncio.create_task(signals.first.wait())
+    await asyncio.wait((told, house), return_when=asyncio.FIRST_COMPLETED)
+    told.cancel()
+    if house.done():
+        log.error("node.failed", exc_info=house.exception())
+        return FAILED
+    log.info("node.draining", connections=listener.core.stats.connections_open, drain_ms=limits.DRAIN_MS)
+    draining = asyncio.create_task(listener.drain(limits.DRAIN_MS))
+    hurried = asyncio.create_task(signals.second.wait())
+    await asyncio.wait((draining, hurried), return_when=asyncio.FIRST_COMPLETED)
+    hurried.cancel()
+    if not draining.done():
+        draining.cancel()
+        log.warning("node.stopped", reason="second signal", left=listener.core.stats.connections_open)
+        return FAILED
+    log.info("node.stopped", reason="drained", left=draining.result())
+    return DRAINED
+
+
+class _Signals:
+    """SIGTERM and SIGINT as two events: told once, told again."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.first = asyncio.Event()
+        self.second = asyncio.Event()
+        self._loop = loop
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._told)
+
+    def _told(self) -> None:
+        (self.second if self.first.is_set() else self.first).set()
+
+    def close(self) -> None:
+        """Give the signals back."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._loop.remove_signal_handler(number)
+
+
+def check_node(config: ClusterConfig, name: str) -> Any:
+    """The ``(host, port)`` of a node of the configuration; ``CannotServe`` names those that there are."""
+    names = [node.name for node in config.nodes]
+    for node in config.nodes:
+        if node.name == name:
+            return node.address
+    close = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean '{close[0]}'?" if close else f"there are: {', '.join(names[:20])}"
+    raise CannotServe(
+        f"cluster {config.cluster} has no node '{logs.printable(name)}' ({hint})", MISCONFIGURED
+    )
+
+
+def raise_file_limit(connections: int) -> None:
+    """Let this process open as many files as it may, and make sure that its connections fit.
+
+    An event loop that runs out of file descriptors says nothing and accepts nobody, so this is settled at
+    start.
+    """
+    needed = connections + limits.FILES_RESERVED
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        raise CannotServe(
+            f"limits.connections: {connections} connections and {limits.FILES_RESERVED} files in reserve need"
+            f" {needed} file descriptors, but this process may open {soft}: lower limits.connections,"
+            " or raise the limit (ulimit -Hn, LimitNOFILE=)",
+            MISCONFIGURED,
+        )
+
+
+def ready_line(config: ClusterConfig, node_name: str, address: tuple[str, int]) -> str:
+    """What the process prints once it serves; ``dev.parse_ready`` reads it."""
+    return f"ready node={node_name} address={_join(*address)} cluster={config.cluster} epoch={config.epoch}"
+
+
+def _join(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _print_ready(line: str) -> None:
+    with contextlib.suppress(OSError):  # nobody reads it: not a reason to die
+        print(line, flush=True)
+
+
+def _log_loop_exception(_loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    log.error("loop.exception", message=str(context.get("message")), exc_info=context.get("exception"))
