@@ -80,11 +80,7 @@ def exit_code_of(error: BaseException) -> int | None:
 
 def explain(error: BaseException) -> str:
     """Return what a person should read: configuration errors are whole, others get our name."""
-    if isinstance(error, ConfigErrors):
-        return str(error)
-    lines = [f"pulsering: {error}"]
-    lines += [f"  {where}: {what}" for where, what in getattr(error, "attempts", ())]
-    return "\n".join(lines)
+    return str(error) if isinstance(error, ConfigErrors) else f"pulsering: {error}"
 
 
 def build_app(arguments: Sequence[str] = ()) -> typer.Typer:

@@ -1,0 +1,67 @@
+"""The verbs ``demo`` and ``bench``, hung onto the ``pulsering`` command by entry points.
+
+Options are parsed here and nothing else happens; what does the work is imported inside, so that
+``pulsering --help`` does not load numpy, and so that a missing ``bench`` extra is a sentence instead of a
+traceback.
+"""
+
+import importlib.util
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+DEFAULT_CONFIG: Final = Path("cluster.yaml")
+_NEEDED: Final = ("numpy", "hdrh", "psutil")
+
+bench = typer.Typer(no_args_is_help=True, help="Measure a part of Pulsering on this machine.")
+
+
+def demo(
+    users: Annotated[int, typer.Option(min=1, max=20_000_000, help="Users that beat at a time.")] = 1_000_000,
+    seconds: Annotated[float, typer.Option(help="How long to play; at least 4.")] = 40.0,
+    kill: Annotated[bool, typer.Option(help="Kill a node half-way and bring it back.")] = True,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object last, on stdout.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Plays the same people and reads again.")] = 1,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "--config", "-c", metavar="FILE", help="The cluster to imitate; default ./cluster.yaml."
+        ),
+    ] = None,
+) -> None:
+    """See it work: three real nodes, a million users, one node killed, every answer checked.
+
+    \b
+    [dim]pulsering demo[/]
+    [dim]pulsering demo --users 2000 --seconds 8 --json[/]
+
+    Exit code 0 only if no read was wrong: no ghost (online, but silent or gone) and no false offline.
+    """
+    _need_extra("demo")
+    from pulsering_bench.demo import run_demo
+    from pulsering_bench.plan import Plan
+
+    try:
+        plan = Plan(users=users, seconds=seconds, kill=kill, seed=seed)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    if config is None and DEFAULT_CONFIG.exists():
+        config = DEFAULT_CONFIG
+    raise typer.Exit(run_demo(plan, config, as_json=as_json))
+
+
+def _need_extra(verb: str) -> None:
+    for module in _NEEDED:
+        if importlib.util.find_spec(module) is None:
+            typer.echo(
+                f"pulsering: '{verb}' needs the 'bench' extra ('{module}' is not installed)\n"
+                "  pip install 'pulsering[bench]'",
+                err=True,
+            )
+            raise typer.Exit(2)
+
+
+@bench.callback()
+def _bench() -> None:
+    """Measure a part of Pulsering on this machine."""
