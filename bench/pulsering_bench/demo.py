@@ -1,10 +1,10 @@
 """``pulsering demo``: three real nodes, a million people, one node killed half-way, and a verdict on
 every answer.
 
-This module only conducts. ``Plan`` says what happens when, ``Nodes`` are the processes, ``Generator``
-plays and reads, ``Truth`` judges, and ``view`` shows; here they are started in order, watched once a
-second, and always taken down again, however the demo ends. The exit code is 0 only if something was read
-and every answer was right.
+This module only conducts. ``Plan`` says what happens when, ``LocalCluster`` is the processes,
+``Generator`` plays and reads, ``Truth`` judges, and ``view`` shows; here they are started in order,
+watched once a second, and always taken down again, however the demo ends. The exit code is 0 only if
+something was read and every answer was right.
 """
 
 import asyncio
@@ -27,7 +27,6 @@ from pulsering.reports import Count, NodeStatus
 from pulsering_bench.crowd import Crowd
 from pulsering_bench.demo_config import DemoConfig, demo_config
 from pulsering_bench.generator import Generator
-from pulsering_bench.nodes import NodeFailed, Nodes
 from pulsering_bench.plan import Plan
 from pulsering_bench.trace import busiest_hours, load_trace, playback
 from pulsering_bench.view import (
@@ -40,6 +39,7 @@ from pulsering_bench.view import (
     plain_line,
     verdict_table,
 )
+from pulsering_server.local_cluster import LocalCluster, NodeFailed
 
 TRACE_HOURS: Final = 48
 """The busiest hours of nine years, side by side."""
@@ -47,11 +47,11 @@ WATCH_S: Final = 0.25
 PLAIN_S: Final = 2.0
 _NEWS: Final = {"UN": ("is up and warm", "green"), "DN": ("does not answer", "red")}
 _TRUTH_ROWS: Final = 1 << 16
-"""Rows counted at a time, so that counting never holds the loop for more than a millisecond."""
+"""Rows counted at a time, so that counting never holds the loop for long."""
 
 
 def run_demo(plan: Plan, config: Path | None, *, as_json: bool) -> int:
-    """Run a demo and return its exit code; with ``as_json``, people read stderr and stdout gets one object."""
+    """Run a demo and return its exit code; ``as_json`` leaves stdout to one object, people read stderr."""
     console = Console(stderr=as_json, highlight=False)
     if not console.is_terminal:
         console.width = VERDICT_WIDTH
@@ -95,7 +95,7 @@ class Demo:
         self.source = source
         self.console = console
         self.names = tuple(node.name for node in source.config.nodes)
-        self.nodes = Nodes(file, self.names)
+        self.cluster = LocalCluster(config_path=file)
         self.victim = self.names[len(self.names) // 2]
         self.happenings: list[Happening] = []
         self.tick = plan.ttl_ms / source.config.ticks_per_ttl / 1000
@@ -112,10 +112,9 @@ class Demo:
         assert task is not None
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
         self._introduce()
-        addresses = ",".join(str(node.address) for node in self.source.config.nodes)
-        url = f"presence://{addresses}/{self.source.config.cluster}"
+        url = f"{self.cluster.url}/{self.source.config.cluster}"
         crowd = self._crowd()
-        async with self.nodes, PresenceClient.from_url(url) as client:
+        async with self.cluster, PresenceClient.from_url(url) as client:
             generator = Generator(client, self.plan, crowd, tick=self.tick)
             gc.collect()
             gc.freeze()
@@ -166,10 +165,10 @@ class Demo:
     async def _kill_and_restart(self, generator: Generator) -> None:
         await asyncio.sleep(self.plan.kill_at)
         self._happened(generator, f"node {self.victim} killed (kill -9)", "bold red")
-        await self.nodes.kill(self.victim)
+        await self.cluster.kill(self.victim)
         await asyncio.sleep(max(0.0, self.plan.back_at - generator.elapsed))
         self._happened(generator, f"node {self.victim} started again, empty", "yellow")
-        await self.nodes.start(self.victim)
+        await self.cluster.restart(self.victim)
 
     def _happened(self, generator: Generator, text: str, style: str = "") -> None:
         self.happenings.append(Happening(generator.elapsed, text, style))
@@ -287,10 +286,9 @@ class Demo:
             )
         if elapsed > self.plan.seconds * 1.05:
             doubts.append(f"the load of {self.plan.seconds:g} s took {elapsed:.1f} s to play")
-        for name in self.names:
-            code = self.nodes.exit_code(name)
-            if code is not None:
-                doubts.append(f"node {name} had ended by itself (exit code {code})")
+        doubts += [
+            node.describe("ended by itself") for node in self.cluster.nodes.values() if not node.running
+        ]
         return doubts
 
 

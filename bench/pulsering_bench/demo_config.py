@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from ruamel.yaml import YAML
 
-from pulsering_server.config import ClusterConfig, parse_config
+from pulsering_server.config import ClusterConfig, load_config, parse_config
 from pulsering_server.units import format_duration_ms
 
 BUILT_IN: Final = """\
@@ -67,11 +67,11 @@ def demo_config(
 ) -> DemoConfig:
     """Return ``file`` (None: the built-in cluster) with ``ttl_ms`` and usable addresses.
 
-    ``ConfigErrors`` if the file is not a configuration, ``OSError`` if it cannot be read.
+    Raises ``ConfigErrors`` if the file cannot be read or is not a configuration.
     """
     name = str(file) if file else "built-in cluster.yaml"
+    before = load_config(file) if file else parse_config(BUILT_IN, name)
     text = file.read_text("utf-8-sig") if file else BUILT_IN
-    before = parse_config(text, name)
     yaml = YAML()
     yaml.width = 4096
     document = yaml.load(text)

@@ -233,8 +233,8 @@ def _call(
     """Open a client for the cluster that is meant, make one call, and close it."""
     from pulsering import PresenceClient
 
-    where = cluster_url(url, config, os.environ)
     seconds = _seconds("--timeout", timeout)
+    where = cluster_url(url, config, os.environ)
 
     async def session() -> T:
         async with PresenceClient.from_url(where, timeout=seconds, connect_timeout=seconds) as client:
