@@ -263,6 +263,12 @@ def decode_get_reply(body: bytes, count: int, *, want_ages: bool) -> GetReply:
 # --- Control plane ------------------------------------------------------------------------------------------
 
 
+def decode_empty(body: bytes) -> None:
+    """Read PING or TOPOLOGY: an array; what may be in it is for later versions."""
+    if body != EMPTY_BODY and not isinstance(_unpack(body), list):
+        _bad("an array expected")
+
+
 def encode_count_request(epoch: int, skipped: tuple[str, ...]) -> bytes:
     """Body of COUNT: ``skipped`` names the owners to be passed over because they do not answer."""
     return _pack([epoch, list(skipped)])

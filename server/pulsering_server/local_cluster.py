@@ -46,7 +46,7 @@ class NodeFailed(RuntimeError):
 
 
 def parse_ready(line: str) -> dict[str, str]:
-    """The facts of a ready line: ``node``, ``address``, ``cluster``, ``epoch``; ValueError for another line."""
+    """The facts of a ready line: ``node``, ``address``, ``cluster``, ``epoch``; ValueError for another."""
     word, *facts = line.split()[:16] or [""]
     if word != "ready" or not all("=" in fact for fact in facts):
         raise ValueError(f"not a ready line: {line[:200]!r}")

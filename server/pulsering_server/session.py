@@ -14,6 +14,7 @@ from pulsering.messages import (
     WANT_AGES,
     WriteReply,
     decode_count_request,
+    decode_empty,
     decode_hello,
     decode_keys_request,
     encode_count_reply,
@@ -149,6 +150,8 @@ class Session:
             stats.requests_unknown += 1
             return self._error(frame, ErrorCode.UNKNOWN_OP, f"op {op} is not served here", now_ms)
         stats.requests[op] += 1
+        if op == Op.HELLO:
+            raise FrameError("HELLO a second time")
         if op in (Op.HEARTBEAT, Op.LEAVE, Op.GET):
             return self._keys_op(frame, age_ms, now_ms)
         return self._reply(frame, self._control(frame, now_ms), now_ms)
@@ -178,14 +181,14 @@ class Session:
 
     def _control(self, frame: Frame, now_ms: int) -> bytes:
         core = self._core
-        if frame.op == Op.PING:
-            return encode_map(core.vitals(now_ms))
-        if frame.op == Op.TOPOLOGY:
-            return core.topology_body
         if frame.op == Op.COUNT:
             _, skipped = decode_count_request(frame.body)
             return encode_count_reply(core.count(skipped, now_ms))
-        raise FrameError("HELLO a second time")
+        decode_empty(frame.body)
+        if frame.op == Op.PING:
+            return encode_map(core.vitals(now_ms))
+        assert frame.op == Op.TOPOLOGY
+        return core.topology_body
 
     def _keys_op(self, frame: Frame, age_ms: int, now_ms: int) -> bytes:
         core, stats = self._core, self._core.stats
