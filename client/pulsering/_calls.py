@@ -250,6 +250,7 @@ class BatchCall(Call):
         self.key_count = len(keys) // messages.KEY_BYTES
         self._repeats = 0
         self._redirected = False
+        self._epoch_heard = 0
 
     @abstractmethod
     def _send(self, node: str, keys: bytes, positions: "array[int]") -> Send:
@@ -270,6 +271,11 @@ class BatchCall(Call):
             for index, part, places in pieces
             if index not in without
         ]
+
+    def _may_redirect(self) -> bool:
+        """Whether somebody knows a newer topology than this call used, and it was not used yet."""
+        newest = max(self._epoch_heard, self._view.topology.epoch)
+        return not self._redirected and newest > self._topology.epoch
 
     def _repeat_delay(self) -> float:
         self._repeats += 1

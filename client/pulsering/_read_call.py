@@ -62,6 +62,7 @@ class ReadCall(BatchCall):
 
     def on_reply(self, token: int, reply: messages.GetReply, now: float) -> list[Send]:
         self.answered = True
+        self._epoch_heard = max(self._epoch_heard, reply.epoch)
         piece = self._take(token)
         if piece is None:
             return []
@@ -172,7 +173,7 @@ class ReadCall(BatchCall):
                 self.wake_at = now + self._repeat_delay()
                 self._repeating = True
                 return []
-        if not self._redirected and _any_moved(self.evidence):
+        if self._may_redirect() and _any_moved(self.evidence):
             self._redirected = True
             self.wants_topology = True
             return []

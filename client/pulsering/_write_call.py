@@ -43,6 +43,7 @@ class WriteCall(BatchCall):
 
     def on_reply(self, token: int, reply: messages.WriteReply, now: float) -> list[Send]:
         self.answered = True
+        self._epoch_heard = max(self._epoch_heard, reply.epoch)
         piece = self._take(token)
         if piece is None:
             return []
@@ -130,7 +131,7 @@ class WriteCall(BatchCall):
             return []
         if 0 not in self.acks:
             self._finish()
-        elif self._moved and not self._redirected:
+        elif self._moved and self._may_redirect():
             self._redirected = True
             self.wants_topology = True
         elif not self._pieces:

@@ -192,9 +192,9 @@ class PresenceClient:
         if self._state != _OPEN:
             what = "closed" if self._state == _CLOSED else "not open yet: use async with"
             raise ClientClosed(f"the client is {what}")
-        loop = asyncio.get_running_loop()
         if os.getpid() != self._pid:
             raise ClientClosed("the process was forked after the client was opened: open one in each process")
+        loop = asyncio.get_running_loop()
         if loop is not self._loop:
             raise ClientClosed(
                 "the client is bound to the event loop it was opened in: open one in each loop"

@@ -61,8 +61,7 @@ class FakeNode:
             self.drop_connections()
             await self._server.wait_closed()
             self._server = None
-        while self._writers:
-            await asyncio.sleep(0)
+        await until(lambda: not self._writers)
 
     def drop_connections(self) -> None:
         """Cut all connections."""
@@ -232,5 +231,5 @@ class FakeCluster:
 async def until(condition: Callable[[], bool], within: float = 5.0) -> None:
     """Wait for something to become true, looking often; fail if it does not."""
     async with asyncio.timeout(within):
-        while not condition():
-            await asyncio.sleep(0.001)
+        while not condition():  # noqa: ASYNC110 - any condition, of which no event is told
+            await asyncio.sleep(0)
