@@ -115,7 +115,8 @@ class Connection(asyncio.Protocol):
                 self._transport.pause_reading()
 
     def eof_received(self) -> bool:
-        """A peer that half-closes has left."""
+        """A peer that half-closes has left: it gets the answers that are made, and no more."""
+        self._flush()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
