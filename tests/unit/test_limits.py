@@ -51,3 +51,13 @@ def test_the_ranges_hold_their_defaults() -> None:
     assert limits.TICKS_PER_TTL_MIN <= limits.TICKS_PER_TTL <= limits.TICKS_PER_TTL_MAX
     assert limits.RECONNECT_MS_MIN < limits.RECONNECT_MS_MAX
     assert limits.CIRCUIT_PROBE_MS_MIN < limits.CIRCUIT_PROBE_MS_MAX
+
+
+def test_a_stall_that_is_forgiven_expires_nobody_who_beats() -> None:
+    """A user heard every ttl/2 must outlive a pause of the node that does not make it cold."""
+    assert limits.TTL_MS // 2 + limits.TTL_MS // limits.STALLS_PER_TTL < limits.TTL_MS
+
+
+def test_a_peer_that_does_not_read_is_gone_before_an_idle_one() -> None:
+    assert limits.OUTPUT_RESUME_BYTES < limits.OUTPUT_PAUSE_BYTES
+    assert limits.CLOSE_TIMEOUT_MS < limits.OUTPUT_TIMEOUT_MS < limits.IDLE_TIMEOUT_MS

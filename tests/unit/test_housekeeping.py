@@ -1,0 +1,45 @@
+"""Housekeeping holds the loop for less than a millisecond at a time, and gets done."""
+
+import asyncio
+import contextlib
+
+from support.node_driver import TTL_MS, World
+
+from pulsering_server.housekeeping import LINES_MAX, LINES_MIN, SLICE_S_MAX, Slices, keep_house
+
+
+def test_slices_shrink_when_slow_and_grow_when_fast() -> None:
+    slices = Slices()
+    for _ in range(50):
+        slices.took(SLICE_S_MAX / 10)
+    assert slices.lines == LINES_MAX
+    slices.took(SLICE_S_MAX * 2)
+    assert slices.lines == LINES_MAX // 2
+    for _ in range(50):
+        slices.took(1.0)
+    assert slices.lines == LINES_MIN
+
+
+def test_slices_settle_below_the_bound_on_any_machine() -> None:
+    for seconds_per_line in (1e-8, 1e-7, 1e-6, 1e-5):
+        slices = Slices()
+        for _ in range(50):
+            slices.took(slices.lines * seconds_per_line)
+        assert slices.lines * seconds_per_line <= SLICE_S_MAX or slices.lines == LINES_MIN
+
+
+async def test_housekeeping_turns_the_wheel_and_reclaims_what_expired() -> None:
+    world = World()
+    core = world.cores["a"]
+    world.connect().beat(*range(1000))
+    for _ in range(TTL_MS // 1000 + 1):
+        world.advance(1_000)
+    assert core.table.online == 0
+    house = asyncio.create_task(keep_house(core, lambda: world.now_ms))
+    async with asyncio.timeout(10):
+        while core.table.entries:
+            world.now_ms += 1
+            await asyncio.sleep(0)
+    house.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await house
