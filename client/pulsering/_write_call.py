@@ -110,16 +110,32 @@ class WriteCall(BatchCall):
     def _to_owners(
         self, keys: bytes, positions: "array[int] | None", without: frozenset[int], now: float
     ) -> list[Send]:
-        topology = self._topology
         sends = [
-            send
-            for rank in range(topology.replicas)
-            for send in self._split(topology, read_targets(topology, rank), keys, positions, without)
+            self._send(self._topology.nodes[index].name, part, places)
+            for index, frames in self._frames(keys, positions).items()
+            if index not in without
+            for part, places in frames
         ]
         if not sends:
             return self._conclude(now)
         self.wake_at = now + self._view.patience
         return sends
+
+    def _frames(
+        self, keys: bytes, positions: "array[int] | None"
+    ) -> "dict[int, list[tuple[bytes, array[int]]]]":
+        """The keys of each node, in whichever rank it owns them, in as few frames as hold them."""
+        room = self._view.keys_per_frame
+        frames: dict[int, list[tuple[bytes, array[int]]]] = {}
+        for rank in range(self._topology.replicas):
+            targets = read_targets(self._topology, rank)
+            for index, part, places in kernel.partition(keys, targets, positions, room):
+                mine = frames.setdefault(index, [])
+                if mine and len(mine[-1][1]) + len(places) <= room:
+                    mine[-1] = (mine[-1][0] + part, mine[-1][1] + places)
+                else:
+                    mine.append((part, places))
+        return frames
 
     def _continue(self, now: float) -> list[Send]:
         return [] if self._fresh or self._repeating else self._conclude(now)
@@ -145,18 +161,8 @@ class WriteCall(BatchCall):
     def _may_repeat(self) -> bool:
         if not self.problems or self._repeats + 1 >= self._view.attempts:
             return False
-        keys, positions = kernel.select(self._keys, self.acks, _ANY)
-        hopeless = self._view.hopeless()
-        return (
-            any(
-                index not in hopeless
-                for rank in range(self._topology.replicas)
-                for index, _, _ in kernel.partition(
-                    keys, read_targets(self._topology, rank), positions, self._view.keys_per_frame
-                )
-            )
-            and self._view.budget.take()
-        )
+        missing = self._frames(*kernel.select(self._keys, self.acks, _ANY))
+        return not missing.keys() <= self._view.hopeless() and self._view.budget.take()
 
     def _send(self, node: str, keys: bytes, positions: "array[int]") -> Send:
         body = messages.encode_keys_request(self._topology.epoch, self._grace_ms, keys)

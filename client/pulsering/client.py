@@ -89,6 +89,7 @@ class PresenceClient:
         self._state = _NEW
         self._pid = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._closing: asyncio.Task[None] | None = None
         self._cluster: Cluster
         self._driver: Driver
         self._hash_seed = 0
@@ -155,18 +156,19 @@ class PresenceClient:
         self._state = _OPEN
 
     async def aclose(self) -> None:
-        """Close all connections. Calls under way end with ``ClientClosed``. Closing twice does nothing."""
-        if self._state != _OPEN:
-            self._state = _CLOSED
-            return
-        if os.getpid() != self._pid:
-            self._state = _CLOSED  # the sockets belong to the parent
-            return
-        if asyncio.get_running_loop() is not self._loop:
-            raise ClientClosed("the client is bound to another event loop; close it there")
+        """Close all connections. Calls under way end with ``ClientClosed``. It may be called again.
+
+        Cancelling it does not stop the closing.
+        """
+        if self._state == _OPEN and os.getpid() == self._pid:  # else the sockets belong to the parent
+            loop = asyncio.get_running_loop()
+            if loop is not self._loop:
+                raise ClientClosed("the client is bound to another event loop; close it there")
+            self._driver.close()
+            self._closing = loop.create_task(self._cluster.aclose(), name="pulsering close")
         self._state = _CLOSED
-        self._driver.close()
-        await self._cluster.aclose()
+        if self._closing is not None:
+            await asyncio.shield(self._closing)
 
     def __del__(self) -> None:
         if getattr(self, "_state", _NEW) != _OPEN or os.getpid() != self._pid:
@@ -382,6 +384,7 @@ class PresenceClient:
             "nodes": {
                 name: {
                     "address": str(channel.address),
+                    "ready": channel.ready,
                     "connections": channel.connections,
                     "connects": channel.connects,
                     "in_flight": channel.load,

@@ -30,7 +30,7 @@ def on_each_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[...
 
     signature = inspect.signature(test)
     kind = inspect.Parameter("loop_kind", inspect.Parameter.KEYWORD_ONLY)
-    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), kind])
     del run.__wrapped__
+    vars(run)["__signature__"] = signature.replace(parameters=[*signature.parameters.values(), kind])
     on_both: Callable[..., None] = pytest.mark.parametrize("loop_kind", list(LOOPS))(run)
     return on_both
