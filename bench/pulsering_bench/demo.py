@@ -102,6 +102,7 @@ class Demo:
         self._truth = (0, 0)
         self._count: Count | None = None
         self._drift: float | None = None
+        self._warm_up: tuple[int, int] | None = None
         self._nodes: list[NodeLine] = []
         self._rates = _Rates()
         self._cpu_began = 0.0
@@ -189,6 +190,9 @@ class Demo:
                     if node.state in _NEWS:
                         text, style = _NEWS[node.state]
                         self._happened(generator, f"node {node.name} {text}", style)
+            if self._warm_up is None and self._nodes and all(node.state == "UN" for node in self._nodes):
+                tally = generator.truth.tally
+                self._warm_up = (tally.reads_checked, tally.unknown)
             await asyncio.sleep(WATCH_S)
 
     async def _count_people(self, client: PresenceClient, generator: Generator) -> None:
@@ -246,12 +250,15 @@ class Demo:
 
     def _verdict(self, generator: Generator) -> Verdict:
         load, tally, elapsed = generator.load, generator.truth.tally, generator.elapsed
+        reads_then, unknowns_then = self._warm_up or (tally.reads_checked, tally.unknown)
         lag_ms = load.lag_us.get_value_at_percentile(99) / 1000
         return Verdict(
             reads_checked=tally.reads_checked,
             ghosts=tally.ghosts,
             false_offlines=tally.false_offlines,
             unknowns=tally.unknown,
+            warm_reads=tally.reads_checked - reads_then,
+            warm_unknowns=tally.unknown - unknowns_then,
             online=tally.online,
             offline=tally.offline,
             undecided=tally.undecided,

@@ -77,6 +77,9 @@ class Verdict:
     ghosts: int
     false_offlines: int
     unknowns: int
+    warm_reads: int
+    """Reads from the moment on when every node had been up for a ttl."""
+    warm_unknowns: int
     online: int
     offline: int
     undecided: int
@@ -115,6 +118,8 @@ class Verdict:
             "ghosts": self.ghosts,
             "false_offlines": self.false_offlines,
             "unknowns": self.unknowns,
+            "warm_reads": self.warm_reads,
+            "warm_unknowns": self.warm_unknowns,
             "online": self.online,
             "offline": self.offline,
             "undecided": self.undecided,
@@ -178,6 +183,7 @@ def verdict_table(verdict: Verdict) -> RenderableType:
     )
     table.add_row("ghosts", _must_be_zero(verdict.ghosts), "read online, but silent too long or gone")
     table.add_row("false offlines", _must_be_zero(verdict.false_offlines), "read offline, but beating")
+    after = _share(verdict.warm_unknowns, verdict.warm_reads)
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(verdict.unknown_reasons.items()))
     table.add_row(
         "unknown",
@@ -194,9 +200,7 @@ def verdict_table(verdict: Verdict) -> RenderableType:
     )
     table.add_row("gets", f"{verdict.gets_per_s:,.0f}/s", "in batches of a page")
     table.add_row("batch-get p50", _ms(verdict.get_p50_ms), "from its intended start")
-    table.add_row(
-        "batch-get p99", _ms(verdict.get_p99_ms), "node loss and the generator's own lateness included"
-    )
+    table.add_row("batch-get p99", _ms(verdict.get_p99_ms), "the loss of a node included")
     if verdict.count_drift is not None:
         table.add_row("count() off by", f"{verdict.count_drift:.2%}", "at most, when every node could answer")
     lag = f"sent up to {_ms(verdict.generator_lag_p99_ms)} late (p99)"
