@@ -185,11 +185,9 @@ def verdict_table(verdict: Verdict) -> RenderableType:
     table.add_row("false offlines", _must_be_zero(verdict.false_offlines), "read offline, but beating")
     after = _share(verdict.warm_unknowns, verdict.warm_reads)
     reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(verdict.unknown_reasons.items()))
-    table.add_row(
-        "unknown",
-        f"{verdict.unknowns:,}",
-        f"{_share(verdict.unknowns, checked)}, never a guess" + _in(reasons),
-    )
+    table.add_row("unknown", f"{verdict.unknowns:,}", f"never a guess; {after} once the cluster was warm")
+    if reasons:
+        table.add_row("", "", f"why: {reasons}")
     table.add_row(
         "either was right", f"{verdict.undecided:,}", "read during the call or tick that changed it"
     )
@@ -305,10 +303,6 @@ def _must_be_zero(count: int) -> str:
 
 def _share(part: int, whole: int) -> str:
     return f"{part / whole:.3%}" if whole else "-"
-
-
-def _in(text: str) -> str:
-    return f" ({text})" if text else ""
 
 
 def _ms(milliseconds: float) -> str:

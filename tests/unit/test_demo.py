@@ -108,6 +108,8 @@ VERDICT = Verdict(
     ghosts=0,
     false_offlines=0,
     unknowns=10,
+    warm_reads=800,
+    warm_unknowns=4,
     online=900,
     offline=90,
     undecided=3,
@@ -185,7 +187,7 @@ def test_a_failed_verdict_shows_what_was_wrong_and_what_was_known() -> None:
 def test_the_verdict_shows_its_notes_and_what_unknown_meant() -> None:
     text = shown(verdict_table(VERDICT))
     assert "note: something to know" in text
-    assert "10 1.000%, never a guess (10 cold)" in text
+    assert "unknown 10 never a guess; 0.500% once the cluster was warm why: 10 cold" in text
 
 
 def test_the_json_object_has_the_promised_names() -> None:
