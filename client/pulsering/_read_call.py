@@ -14,8 +14,6 @@ from pulsering import kernel, messages
 from pulsering._calls import BatchCall, ClusterView, Send
 from pulsering.errors import Overloaded, PresenceError
 from pulsering.routing import (
-    REASONS,
-    STATUSES,
     Evidence,
     read_targets,
     reasons_of,
@@ -124,11 +122,6 @@ class ReadCall(BatchCall):
     def reasons(self) -> bytes:
         """A ``Reason`` a key."""
         return reasons_of(self.evidence)
-
-    def status_at(self, index: int) -> tuple[int, int]:
-        """(``Status``, ``Reason``) of one key."""
-        bits = self.evidence[index]
-        return STATUSES[bits], REASONS[bits]
 
     def _plan(self) -> None:
         topology, retired = self._topology, self._view.retired

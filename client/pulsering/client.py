@@ -12,6 +12,8 @@ import os
 import random
 import ssl
 import warnings
+from collections.abc import Iterable
+from itertools import repeat
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
@@ -42,7 +44,6 @@ from pulsering.url import Address, ServiceUrl, parse_url
 from pulsering.wire import Op
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from typing import Self
 
     from typing_extensions import Buffer
@@ -151,7 +152,7 @@ class PresenceClient:
             options.timeout,
             options.linger,
             lambda keys: ReadCall(cluster, keys),
-            lambda call, index: _verdict(call, index, loop.time()),
+            lambda call: _verdicts(call, loop.time()),
         )
         self._state = _OPEN
 
@@ -191,17 +192,18 @@ class PresenceClient:
         return f"<PresenceClient {','.join(map(str, self._url.seeds))} {state}>"
 
     def _check(self) -> asyncio.AbstractEventLoop:
-        if self._state != _OPEN:
-            what = "closed" if self._state == _CLOSED else "not open yet: use async with"
-            raise ClientClosed(f"the client is {what}")
-        if os.getpid() != self._pid:
-            raise ClientClosed("the process was forked after the client was opened: open one in each process")
+        if self._state != _OPEN or os.getpid() != self._pid:
+            raise self._not_here()
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
-            raise ClientClosed(
-                "the client is bound to the event loop it was opened in: open one in each loop"
-            )
+            raise ClientClosed("the client is bound to the event loop it was opened in: open one a loop")
         return loop
+
+    def _not_here(self) -> ClientClosed:
+        if self._state != _OPEN:
+            what = "closed" if self._state == _CLOSED else "not open yet: use async with"
+            return ClientClosed(f"the client is {what}")
+        return ClientClosed("the process was forked after the client was opened: open one in each process")
 
     # --- Heartbeats ----------------------------------------------------------------------------------------
 
@@ -407,9 +409,11 @@ _ABANDONED: set["asyncio.Task[None]"] = set()
 def _write_batcher(
     driver: Driver, loop: asyncio.AbstractEventLoop, options: ClientOptions, op: Op, grace_ms: int
 ) -> "Batcher[WriteCall, None]":
-    def answer(call: WriteCall, index: int) -> None:
-        if not call.acks[index]:
-            raise call.failure(loop.time())
+    def answers(call: WriteCall) -> Iterable[PresenceError | None]:
+        if 0 not in call.acks:
+            return repeat(None)
+        now = loop.time()
+        return (None if copies else call.failure(now) for copies in call.acks)
 
     return Batcher(
         driver,
@@ -417,15 +421,14 @@ def _write_batcher(
         options.timeout,
         options.linger,
         lambda keys: WriteCall(driver.cluster, keys, op, grace_ms=grace_ms),
-        answer,
+        answers,
     )
 
 
-def _verdict(call: ReadCall, index: int, now: float) -> tuple[int, int]:
+def _verdicts(call: ReadCall, now: float) -> Iterable[tuple[int, int] | PresenceError]:
+    """(``Status``, ``Reason``) a key, or the error for all."""
     outage = call.outage(now)
-    if outage is not None:
-        raise outage
-    return call.status_at(index)
+    return zip(call.statuses, call.reasons, strict=True) if outage is None else repeat(outage)
 
 
 def _grace_ms(grace: Duration | None) -> int:
