@@ -204,7 +204,7 @@ class Demo:
             least = most = 0
             for low in range(0, len(generator.truth), _TRUTH_ROWS):
                 some_least, some_most = generator.truth.online_between(
-                    time.monotonic(), slice(low, low + _TRUTH_ROWS)
+                    generator.clock(), slice(low, low + _TRUTH_ROWS)
                 )
                 least, most = least + some_least, most + some_most
                 await asyncio.sleep(0)

@@ -31,8 +31,6 @@ from pulsering_bench.truth import OFFLINE, ONLINE, UNKNOWN, Truth
 IN_FLIGHT_MAX: Final = 64
 """Calls of one kind under way before the generator waits, and thereby admits that it is late."""
 
-clock = time.monotonic
-
 
 def _histogram() -> HdrHistogram:
     return HdrHistogram(1, 60_000_000, 3)  # microseconds, up to a minute, three digits
@@ -71,8 +69,17 @@ class Load:
 class Generator:
     """The load of one demo; ``run`` plays until ``plan.seconds`` have passed."""
 
-    def __init__(self, client: PresenceClient, plan: Plan, crowd: Crowd, *, tick: float) -> None:
-        """Prepare the people; nothing is sent before ``run``."""
+    def __init__(
+        self,
+        client: PresenceClient,
+        plan: Plan,
+        crowd: Crowd,
+        *,
+        tick: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Prepare the people; nothing is sent before ``run``. ``clock`` gives seconds and never goes back."""
+        self.clock = clock
         self.plan = plan
         self.crowd = crowd
         self.client = client
@@ -80,7 +87,7 @@ class Generator:
         rng = np.random.default_rng(plan.seed)
         self.people = Population(plan.users, plan.steps, first=len(crowd), rng=rng)
         self.truth = Truth(len(crowd) + self.people.rows, ttl=plan.ttl_ms / 1000, tick=tick)
-        self.started = clock()
+        self.started = self.clock()
         self._rng = np.random.default_rng(plan.seed + 1)
         # Consecutive ids, as a database hands them out, from somewhere in the upper half of a bigint.
         self._id_offset = np.uint64(int(self._rng.integers(1 << 62, 1 << 63)))
@@ -89,11 +96,11 @@ class Generator:
     @property
     def elapsed(self) -> float:
         """Seconds since ``run`` began."""
-        return clock() - self.started
+        return self.clock() - self.started
 
     async def run(self) -> None:
         """Play the whole load; returns when the last call has been answered or has failed."""
-        self.started = clock()
+        self.started = self.clock()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._beat(group))
             group.create_task(self._play_crowd())
@@ -106,7 +113,7 @@ class Generator:
     async def _beat(self, group: asyncio.TaskGroup) -> None:
         slots = asyncio.Semaphore(IN_FLIGHT_MAX)
         async for index, due in self._every(STEP_S):
-            now = clock()
+            now = self.clock()
             self.load.lag_us.record_value(_us(now - due))
             turn = index % self.plan.steps
             step = self.people.step(index, self._last_turn[turn])
@@ -127,7 +134,7 @@ class Generator:
 
     async def _heartbeats(self, rows: Rows, ids: Any) -> None:
         acknowledged = False
-        began = clock()
+        began = self.clock()
         self.truth.heartbeat_begins(rows)
         try:
             report = await self.client.heartbeat_many(ids)
@@ -139,11 +146,11 @@ class Generator:
             self.load.failed(error)
             self.load.unacknowledged += len(rows)
         finally:
-            self.truth.heartbeat_ends(rows, began, clock(), acknowledged)
+            self.truth.heartbeat_ends(rows, began, self.clock(), acknowledged)
 
     async def _goodbyes(self, rows: Rows, ids: Any) -> None:
         acknowledged = False
-        began = clock()
+        began = self.clock()
         self.truth.leave_begins(rows)
         try:
             report = await self.client.leave_many(ids)
@@ -153,7 +160,7 @@ class Generator:
         except PresenceError as error:
             self.load.failed(error)
         finally:
-            self.truth.leave_ends(rows, began, clock(), acknowledged)
+            self.truth.leave_ends(rows, began, self.clock(), acknowledged)
 
     # --- Reading ----------------------------------------------------------------------------------------
 
@@ -166,9 +173,9 @@ class Generator:
             group.create_task(ask(due)).add_done_callback(lambda _: slots.release())
 
     async def _page(self, due: float) -> None:
-        rows = self.people.sample(self.plan.page, clock(), self.truth.ttl)
+        rows = self.people.sample(self.plan.page, self.clock(), self.truth.ttl)
         await self._judged(rows, self._statuses(self._ids(rows)))
-        took = _us(clock() - due)
+        took = _us(self.clock() - due)
         self.load.get_us.record_value(took)
         self.load.second_us.record_value(took)
 
@@ -177,18 +184,18 @@ class Generator:
         await self._judged(rows, self._statuses(list(self.crowd.playback.names)))
 
     async def _single(self, due: float) -> None:
-        rows = self.people.sample(20, clock(), self.truth.ttl)[:1]
+        rows = self.people.sample(20, self.clock(), self.truth.ttl)[:1]
         await self._judged(rows, self._one_status(int(self._ids(rows)[0])))
-        self.load.single_us.record_value(_us(clock() - due))
+        self.load.single_us.record_value(_us(self.clock() - due))
 
     async def _judged(self, rows: Rows, ask: Awaitable[NDArray[np.uint8]]) -> None:
-        read = self.truth.read_begins(rows, clock())
+        read = self.truth.read_begins(rows, self.clock())
         try:
             statuses = await ask
         except PresenceError as error:
             self.load.failed(error)
             statuses = np.full(len(rows), UNKNOWN, dtype=np.uint8)
-        self.truth.read_ends(read, clock(), statuses)
+        self.truth.read_ends(read, self.clock(), statuses)
         self.load.gets += len(rows)
 
     async def _statuses(self, ids: Any) -> NDArray[np.uint8]:
@@ -218,7 +225,7 @@ class Generator:
         """Yield (index, intended moment) until the plan's end; late ones follow at once, none is left out."""
         for index in range(round(self.plan.seconds / period)):
             due = self.started + index * period
-            await asyncio.sleep(max(0.0, due - clock()))
+            await asyncio.sleep(max(0.0, due - self.clock()))
             yield index, due
 
     def _ids(self, rows: Rows) -> NDArray[np.uint64]:
