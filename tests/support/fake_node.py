@@ -7,11 +7,14 @@ It knows users by key in a plain set. A test replaces one answer by putting a fu
 import asyncio
 from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pulsering import limits, messages
 from pulsering.topology import Node, Topology
 from pulsering.wire import VERSION, Frame, FrameReader, Op, encode_frame
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 Answer = Callable[[Frame], bytes | None]
 OFFLINE, ONLINE, UNKNOWN, MOVED = range(4)
@@ -34,6 +37,7 @@ class FakeNode:
         self.name = name
         self.topology: Topology | None = None
         self.claims: str | None = None
+        self.tls: SSLContext | None = None
         self.script: dict[int, Answer] = {}
         self.frames: list[Frame] = []
         self.users: set[int] = set()
@@ -50,7 +54,7 @@ class FakeNode:
 
     async def start(self, port: int = 0) -> int:
         """Listen; returns the port."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self.port
 
