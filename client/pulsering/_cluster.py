@@ -16,7 +16,7 @@ from typing import Any
 from pulsering import limits, messages
 from pulsering._backoff import RetryBudget
 from pulsering._channel import Channel, Dialer, Watcher
-from pulsering._connection import Request, now_ms
+from pulsering._connection import Request, now_ms, resolve
 from pulsering.errors import (
     ClientClosed,
     ClusterMismatch,
@@ -190,7 +190,7 @@ class Cluster:
     async def ask(self, channel: Channel, op: Op) -> Any:
         """One control request to one node, within the connect timeout."""
         answer: asyncio.Future[Any] = self._loop.create_future()
-        request = Request(op, messages.EMPTY_BODY, now_ms(), partial(_resolve, answer))
+        request = Request(op, messages.EMPTY_BODY, now_ms(), partial(resolve, answer))
         refused = channel.send(request)
         if refused is not None:
             raise refused
@@ -254,7 +254,7 @@ class Cluster:
         connection, welcome = await self._dialer.dial("", seed, lambda _: None)
         try:
             answer: asyncio.Future[Any] = self._loop.create_future()
-            connection.send(Request(Op.TOPOLOGY, messages.EMPTY_BODY, now_ms(), partial(_resolve, answer)))
+            connection.send(Request(Op.TOPOLOGY, messages.EMPTY_BODY, now_ms(), partial(resolve, answer)))
             try:
                 async with asyncio.timeout(self._options.connect_timeout):
                     return _topology_of(await answer, welcome.node)
@@ -336,12 +336,3 @@ def _topology_of(fields: Any, node: str) -> Topology:
         raise ProtocolError(
             f"{node} sent a topology that cannot be: {error}", node=node, op="TOPOLOGY"
         ) from error
-
-
-def _resolve(future: "asyncio.Future[Any]", reply: Any, error: PresenceError | None) -> None:
-    if future.done():
-        return
-    if error is not None:
-        future.set_exception(error)
-    else:
-        future.set_result(reply)

@@ -31,7 +31,7 @@ from pulsering.wire import HEADER_BYTES, VERSION, ErrorCode, Frame, FrameReader,
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Connection", "Outcome", "Request", "now_ms"]
+__all__ = ["Connection", "Outcome", "Request", "now_ms", "resolve"]
 
 Outcome: TypeAlias = "Callable[[Any, PresenceError | None], None]"
 """Called once with (decoded reply, None) or (None, error)."""
@@ -136,7 +136,7 @@ class Connection(asyncio.Protocol):
     async def hello(self, hello: messages.Hello) -> messages.Welcome:
         """Shake hands; raises what the node said, or what is wrong with it."""
         answer: asyncio.Future[Any] = self._loop.create_future()
-        request = Request(Op.HELLO, messages.encode_map(hello), now_ms(), partial(_resolve, answer))
+        request = Request(Op.HELLO, messages.encode_map(hello), now_ms(), partial(resolve, answer))
         self.send(request)
         try:
             welcome: messages.Welcome = await answer
@@ -404,7 +404,8 @@ def _decode(request: Request, body: bytes) -> Any:
             raise FrameError(f"no reply is defined for {request.op.name}")
 
 
-def _resolve(future: "asyncio.Future[Any]", reply: Any, error: PresenceError | None) -> None:
+def resolve(future: "asyncio.Future[Any]", reply: Any, error: PresenceError | None) -> None:
+    """Give a future the outcome of a request, unless its task was cancelled."""
     if future.done():
         return
     if error is not None:
