@@ -12,7 +12,7 @@ import operator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer  # type: ignore[attr-defined,unused-ignore]  # typeshed gates it on 3.12
+    from collections.abc import Buffer  # type: ignore[attr-defined,unused-ignore]
 
 SLOTS = 16384
 SLOT_SHIFT = 50

@@ -1,0 +1,1242 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False
+# cython: auto_pickle=False, autotestdict=False
+"""The shard table, compiled: one array of cache lines that is its own timing wheel.
+
+``_table_reference.py`` is the specification; ``docs/table.md`` draws the layout. Strategy: a bijective mix of the
+key times the number of lines gives the home line (high half) and the rest that is stored (low half), so lines stay
+sorted by mixed key and the table grows and shrinks in place behind a frontier, a few lines at a time. An entry's
+code is its deadline's spoke on a ring of 255; at most 81 are alive, and every line is swept before a code comes
+round again. Invariants: an answer follows from code and ``now``, never from the sweep; the counters equal a
+recount (``_verify``); no call reads a clock, does I/O or waits. Memory only: mmap and madvise.
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcmp, memcpy, memset
+
+from pulsering_server._cells cimport (
+    MADV_DONTNEED, MADV_HUGEPAGE, Cell, Cells, Hit, cell_at, cells_add, cells_bytes, cells_close, cells_find,
+    cells_first, cells_open, cells_remove, keys_in, madvise, munmap, payload_in, reserved,
+)
+from pulsering_server._line cimport (
+    ANNEX, GUESTS, LINE, META, NEXT, capacity, drop, drop_guest, fetch, find, guests, likely, load64, rest_at,
+    set_guests, settle, wide,
+)
+
+import os as _os
+
+from pulsering_server import _table_reference as _reference
+
+cdef object checked_ms = _reference.checked_ms
+cdef object checked_count = _reference.checked_count
+cdef object Tally = _reference.Tally
+
+cdef extern from *:
+    """
+    #ifdef PULSERING_DEBUG
+    #define pulsering_debug 1
+    #else
+    #define pulsering_debug 0
+    #endif
+    """
+    const bint DEBUG "pulsering_debug"
+
+cdef enum:
+    SLOTS = 16384
+    SLOT_SHIFT = 50
+    NOT_OWNED = 0xFFFF
+    RING = 255
+    AHEAD = 64  # keys whose lines are fetched before the first is applied
+    REACH = 8  # lines that may hand an entry on before it goes to the annex
+    BLOCK_LINES = 32768  # 2 MiB, the unit of sweeping and of giving back
+    LINES_START = 1024
+    PAY = 3  # lines migrated for each new user
+    IDLE = 0
+    GROWING = 1
+    SHRINKING = 2
+    ACCEPTED = 0
+    STALE = 1
+    REFUSED = 2
+    ELSEWHERE = 3
+    POOR_PERCENT = 66  # of the lines' capacity: start to shrink
+    FIT_PERCENT = 80  # what shrinking aims at
+    CELL_LINES = 16  # a cell of the annex is as much work as so many lines
+
+# x ^= x >> 32 brings the high bits into the low half; the odd multiplier, 2^64 / golden ratio (Knuth, TAOCP 6.4),
+# brings the low bits up. Both steps can be undone.
+cdef uint64_t GOLDEN = 0x9E3779B97F4A7C15
+cdef uint64_t GOLDEN_INVERSE = 0xF1DE83E19937733D
+
+
+cdef inline uint64_t mixed_of(uint64_t key) noexcept nogil:
+    return (key ^ (key >> 32)) * GOLDEN
+
+
+cdef inline uint64_t key_of(uint64_t mixed) noexcept nogil:
+    cdef uint64_t x = mixed * GOLDEN_INVERSE
+    return x ^ (x >> 32)
+
+
+cdef inline uint64_t home_of(const Geometry* geometry, uint64_t mixed) noexcept nogil:
+    cdef wide product = <wide>mixed * geometry.lines
+    return <uint64_t>(product >> 64)
+
+
+cdef inline uint64_t first_of(const Geometry* geometry, uint64_t line) noexcept nogil:
+    """The smallest mixed key whose home is ``line``: ceil(line * 2^64 / lines); 0 for the line past the end."""
+    cdef uint64_t part
+    if line >= geometry.lines:
+        return 0
+    part = line * geometry.spare
+    return line * geometry.step + part // geometry.lines + (part % geometry.lines != 0)
+
+
+cdef inline uint64_t mixed_at(const Geometry* geometry, uint64_t first, uint64_t rest) noexcept nogil:
+    """The one mixed key of a line (``first``: its smallest) that has this rest."""
+    cdef uint64_t low = first * geometry.lines  # mod 2^64: below ``lines``
+    cdef uint64_t want = rest << geometry.shift
+    cdef uint64_t over, guess
+    cdef wide product
+    if want <= low:
+        return first
+    over = want - low
+    product = <wide>over * geometry.step
+    guess = <uint64_t>(product >> 64)
+    while guess * geometry.lines < over:
+        guess += 1
+    return first + guess
+
+
+cdef Geometry geometry_of(uint64_t lines) noexcept nogil:
+    cdef Geometry g
+    g.lines = lines
+    g.step = (<uint64_t>0 - lines) // lines + 1
+    g.spare = <uint64_t>0 - g.step * lines
+    g.shift = 0
+    while lines >> (g.shift + 1):
+        g.shift += 1
+    g.kind = 3 if g.shift >= 26 else 2 if g.shift >= 22 else 1 if g.shift >= 16 else 0
+    return g
+
+
+cdef inline uint64_t full_percent(uint64_t lines) noexcept nogil:
+    """Load at which the table grows; see docs/table.md for what ends in the annex at which load."""
+    return 92 if lines >= 1 << 22 else 91
+
+
+cdef inline uint64_t growth_of(uint64_t lines) noexcept nogil:
+    return lines >> 1 if lines < 1 << 19 else lines // 9
+
+
+cdef int buffer_of(object value, Py_buffer* view, str name) except -1:
+    try:
+        PyObject_GetBuffer(value, view, PyBUF_SIMPLE)
+    except TypeError:
+        raise TypeError(
+            f"{name} must be bytes-like (bytes, bytearray, memoryview, array, numpy array), "
+            f"not {type(value).__name__}"
+        ) from None
+    except (BufferError, ValueError):
+        raise BufferError(f"{name} must be a C-contiguous buffer") from None
+    return 0
+
+
+cdef int keys_of(object value, Py_buffer* view) except -1:
+    buffer_of(value, view, "keys")
+    if view.len % 8:
+        length = view.len
+        PyBuffer_Release(view)
+        raise ValueError(f"keys must be packed little-endian u64, a multiple of 8 bytes, not {length}")
+    return 0
+
+
+@cython.final
+cdef class Table:
+    """Key -> deadline for one shard; see ``_table_reference.Table``, whose face and answers are the same."""
+
+    def __cinit__(
+        self, *, ttl_ms, ticks_per_ttl=80, now_ms=0, users_max=0, memory_max=0, _lines=0,
+    ):
+        cdef size_t got = 0
+        cdef uint64_t address
+        self._ttl = checked_count(ttl_ms, "ttl_ms", _reference.TTL_MS_MIN, _reference.TTL_MS_MAX)
+        self._ticks = checked_count(
+            ticks_per_ttl, "ticks_per_ttl", _reference.TICKS_PER_TTL_MIN, _reference.TICKS_PER_TTL_MAX)
+        self._now = checked_ms(now_ms, "now_ms")
+        self._users_max = checked_count(users_max, "users_max", 0, 2**32 - 1)
+        self._memory_max = checked_count(memory_max, "memory_max", 0, 2**62)
+        self._lines_min = max(checked_count(_lines, "_lines", 0, 2**32) or LINES_START, 2)
+        self._tick = self._tick_of(self._now)
+        self._newest = self._tick
+        physical = _os.sysconf("SC_PHYS_PAGES") * _os.sysconf("SC_PAGE_SIZE")
+        least = (self._lines_min + 2) * LINE + (4 << 20)
+        self._mapping = <uint8_t*>reserved(max(physical, least), least, &got)
+        if self._mapping == NULL:
+            raise MemoryError("no address space for the table's lines")
+        self._reserve = got
+        address = <uint64_t><size_t>self._mapping
+        address = (address + (1 << 21) - 1) >> 21 << 21
+        self._base = <uint8_t*><size_t>address
+        self._reserve_lines = (got - (1 << 21)) // LINE // BLOCK_LINES * BLOCK_LINES - 2
+        self._huge = madvise(self._base, self._reserve_lines * LINE, MADV_HUGEPAGE) == 0
+        if not cells_open(&self._annex, 4, 1 << 24) or not cells_open(&self._ledger, 16, 1 << 25):
+            raise MemoryError("no address space for the table's annex")
+        self._old = geometry_of(self._lines_min)
+        self._new = self._old
+        self._absent = <uint8_t*>calloc(SLOTS, 1)
+        self._groupings = <Grouping*>calloc(<int>_reference.TICKS_PER_TTL_MAX + 4, sizeof(Grouping))
+        self._groups_room = 1
+        self._counters = <uint32_t*>calloc(256, sizeof(uint32_t))
+        self._totals = <uint64_t*>calloc(1, sizeof(uint64_t))
+        if not (self._absent and self._groupings and self._counters and self._totals):
+            raise MemoryError
+        self._groupings[0].first = -(<int64_t>1 << 62)
+        self._groupings[0].groups = <uint16_t*>calloc(SLOTS, sizeof(uint16_t))
+        if self._groupings[0].groups == NULL:
+            raise MemoryError
+        self._groupings_used = 1
+        # One tick per 32768 lines of whatever could ever be held, so that growing never allocates.
+        self._visited_room = self._reserve_lines // BLOCK_LINES + 2
+        self._visited = <int64_t*>calloc(self._visited_room, sizeof(int64_t))
+        if self._visited == NULL:
+            raise MemoryError
+        self._direct()
+        self._reset_blocks(0)
+
+    def __dealloc__(self):
+        cdef int i
+        if self._mapping != NULL:
+            munmap(self._mapping, self._reserve)
+        cells_close(&self._annex)
+        cells_close(&self._ledger)
+        for i in range(self._groupings_used):
+            free(self._groupings[i].groups)
+        free(self._groupings)
+        free(self._absent)
+        free(self._counters)
+        free(self._totals)
+        free(self._visited)
+
+    # --- time and counting ---
+
+    cdef int64_t _tick_of(self, int64_t ms) noexcept nogil:
+        if ms < 0:
+            return -((-ms * self._ticks + self._ttl - 1) // self._ttl)
+        return ms * self._ticks // self._ttl
+
+    cdef uint8_t _code(self, int rank) noexcept nogil:
+        return <uint8_t>(1 + (self._hand + rank) % RING)
+
+    cdef void _direct(self) noexcept nogil:
+        """Say again which codes are alive, and under which groups each counts."""
+        cdef int rank, i
+        cdef uint8_t code
+        memset(self._rank, 0, 256)
+        for i in range(256):
+            self._groups_of[i] = self._groupings[0].groups
+        i = 0
+        for rank in range(1, <int>self._ticks + 2):
+            while i + 1 < self._groupings_used and self._groupings[i + 1].first <= self._tick + rank:
+                i += 1
+            code = self._code(rank)
+            self._rank[code] = <uint8_t>rank
+            self._groups_of[code] = self._groupings[i].groups
+
+    cdef void _count_in(self, uint64_t slot, uint8_t code) noexcept nogil:
+        cdef uint16_t group = self._groups_of[code][slot]
+        self._counters[code * self._groups_room + group] += 1
+        self._totals[group] += 1
+        self._online += 1
+        if self._tick + self._rank[code] > self._newest:
+            self._newest = self._tick + self._rank[code]
+
+    cdef void _count_out(self, uint64_t slot, uint8_t code) noexcept nogil:
+        cdef uint16_t group = self._groups_of[code][slot]
+        self._counters[code * self._groups_room + group] -= 1
+        self._totals[group] -= 1
+        self._online -= 1
+
+    cdef void raw_advance(self, int64_t now_ms) noexcept nogil:
+        cdef int64_t tick, step, k
+        cdef uint32_t group
+        cdef uint32_t* spoke
+        cdef int gone = 0
+        if now_ms <= self._now:
+            return
+        self._now = now_ms
+        tick = self._tick_of(now_ms)
+        if tick == self._tick:
+            return
+        # The hand need not turn past the newest deadline: everything has expired by then.
+        step = max(min(tick, self._newest) - self._tick, <int64_t>0)
+        # No code may come round before its line was visited since it expired.
+        while self._hand + step > self._oldest + (RING - 1 - self._ticks):
+            self._forced += self._migrate(BLOCK_LINES) if self._phase else self._sweep(BLOCK_LINES)
+        for k in range(1, step + 1):
+            spoke = self._counters + self._code(<int>k) * self._groups_room
+            for group in range(self._groups_room):
+                self._totals[group] -= spoke[group]
+                self._online -= spoke[group]
+                self._expired += spoke[group]
+                spoke[group] = 0
+        self._hand += step
+        self._credit += (self._old.lines + 1) * min(tick - self._tick, self._ticks) // self._ticks + 1
+        self._credit = min(self._credit, self._old.lines + 1)
+        k = self._annex.used + self._ledger.used
+        self._cell_credit += k * min(tick - self._tick, self._ticks) // self._ticks + 1
+        self._cell_credit = min(self._cell_credit, <uint64_t>k)
+        self._tick = tick
+        while gone + 1 < self._groupings_used and self._groupings[gone + 1].first <= tick + 1:
+            free(self._groupings[gone].groups)
+            gone += 1
+        if gone:
+            self._groupings_used -= gone
+            for k in range(self._groupings_used):
+                self._groupings[k] = self._groupings[k + gone]
+        self._direct()
+
+    def advance(self, now_ms):
+        """Turn the wheel to ``now_ms``."""
+        self.raw_advance(checked_ms(now_ms, "now_ms"))
+        self._debug()
+
+    def set_slots(self, groups, absent, now_ms):
+        """Say which slots are ours, where they count, and what a read says of a key that is not online."""
+        cdef Py_buffer view
+        cdef bytes packed, states
+        cdef uint16_t* new
+        cdef uint16_t* old
+        cdef uint32_t* counters
+        cdef uint64_t* totals
+        cdef uint32_t room = 0, group
+        cdef int i, slot, code
+        cdef int64_t first, now = checked_ms(now_ms, "now_ms")
+        buffer_of(groups, &view, "groups")
+        packed = PyBytes_FromStringAndSize(<char*>view.buf, view.len)
+        PyBuffer_Release(&view)
+        buffer_of(absent, &view, "absent")
+        states = PyBytes_FromStringAndSize(<char*>view.buf, view.len)
+        PyBuffer_Release(&view)
+        if len(packed) != 2 * SLOTS:
+            raise ValueError(f"groups must be {SLOTS} native u16 ({2 * SLOTS} bytes), not {len(packed)} bytes")
+        if len(states) != SLOTS:
+            raise ValueError(f"absent must be {SLOTS} bytes, one state a slot, not {len(states)}")
+        if not set(states) <= {0, 2, 3}:
+            raise ValueError("absent must hold OFFLINE (0), UNKNOWN (2) or MOVED (3) only")
+        self.raw_advance(now)
+        memcpy(self._absent, PyBytes_AS_STRING(states), SLOTS)
+        if not memcmp(self._groupings[self._groupings_used - 1].groups, PyBytes_AS_STRING(packed), 2 * SLOTS):
+            return
+        new = <uint16_t*>malloc(2 * SLOTS)
+        if new == NULL:
+            raise MemoryError
+        memcpy(new, PyBytes_AS_STRING(packed), 2 * SLOTS)
+        for slot in range(SLOTS):
+            if new[slot] != NOT_OWNED and new[slot] + <uint32_t>1 > room:
+                room = new[slot] + 1
+        if room > self._groups_room:
+            counters = <uint32_t*>calloc(<size_t>256 * room, sizeof(uint32_t))
+            totals = <uint64_t*>calloc(room, sizeof(uint64_t))
+            if counters == NULL or totals == NULL:
+                free(counters)
+                free(totals)
+                free(new)
+                raise MemoryError
+            for code in range(256):
+                for group in range(self._groups_room):
+                    counters[code * room + group] = self._counters[code * self._groups_room + group]
+            memcpy(totals, self._totals, self._groups_room * sizeof(uint64_t))
+            free(self._counters)
+            free(self._totals)
+            self._counters = counters
+            self._totals = totals
+            self._groups_room = room
+        first = self._tick + self._ticks + 2
+        if self._online == 0:
+            for i in range(self._groupings_used):
+                free(self._groupings[i].groups)
+            self._groupings_used = 0
+            first = -(<int64_t>1 << 62)
+        for i in range(self._groupings_used):
+            old = self._groupings[i].groups
+            for slot in range(SLOTS):
+                if old[slot] == NOT_OWNED:
+                    old[slot] = new[slot]
+        if self._groupings_used and self._groupings[self._groupings_used - 1].first == first:
+            self._groupings_used -= 1
+            free(self._groupings[self._groupings_used].groups)
+        self._groupings[self._groupings_used].first = first
+        self._groupings[self._groupings_used].groups = new
+        self._groupings_used += 1
+        self._direct()
+        self._debug()
+
+    cdef uint32_t raw_groups(self) noexcept nogil:
+        """Length of ``count``: one more than the highest group of any grouping that is still in use."""
+        cdef uint32_t room = 0
+        cdef int i, slot
+        cdef uint16_t group
+        for i in range(self._groupings_used):
+            for slot in range(SLOTS):
+                group = self._groupings[i].groups[slot]
+                if group != NOT_OWNED and group + <uint32_t>1 > room:
+                    room = group + 1
+        return room
+
+    cdef uint64_t raw_count(self, uint32_t group) noexcept nogil:
+        return self._totals[group]
+
+    def count(self, now_ms):
+        """Users online by counting group, exact; the index is the group."""
+        cdef uint32_t group, groups
+        self.raw_advance(checked_ms(now_ms, "now_ms"))
+        groups = self.raw_groups()
+        return [self.raw_count(group) for group in range(groups)]
+
+    # --- finding and placing ---
+
+    cdef Place _place(self, uint64_t mixed) noexcept nogil:
+        cdef Place place
+        cdef const Geometry* g = &self._old
+        cdef wide product = <wide>mixed * g.lines
+        cdef uint64_t line = <uint64_t>(product >> 64)
+        if self._phase and (line >= self._frontier) == (self._phase == GROWING):
+            g = &self._new
+            product = <wide>mixed * g.lines
+            line = <uint64_t>(product >> 64)
+        place.line = self._base + line * LINE
+        place.rest = <uint64_t>product >> g.shift
+        place.kind = g.kind
+        return place
+
+    cdef int _reach(self, Place place, uint64_t mixed) noexcept nogil:
+        """How many lines after a home may take its guests: up to the end of its order, REACH at most."""
+        cdef uint64_t line = (place.line - self._base) // LINE, end = self._old.lines
+        cdef bint old = self._phase == IDLE or (home_of(&self._old, mixed) < self._frontier) == (self._phase == GROWING)
+        if self._phase == GROWING:
+            end = self._frontier if old else self._new.lines
+        elif self._phase == SHRINKING and not old:
+            end = self._frontier - 1
+        return <int>min(end - line, <uint64_t>REACH)
+
+    cdef uint64_t _memory(self) noexcept nogil:
+        cdef uint64_t lines = self._new.lines if self._phase == GROWING else self._old.lines
+        return (
+            (lines + 1) * LINE + cells_bytes(&self._annex) + cells_bytes(&self._ledger)
+            + <uint64_t>256 * 4 * self._groups_room + (self._groupings_used * <uint64_t>2 + 1) * SLOTS
+        )
+
+    cdef bint _may_grow(self) noexcept nogil:
+        return not self._memory_max or self._memory() + 4096 <= self._memory_max
+
+    cdef bint _insert(self, Place place, uint64_t mixed, uint8_t code, int rank, bint may_grow) noexcept nogil:
+        """Give a key that is nowhere a place: its line, the next, the annex. False if there is no memory."""
+        cdef int freed = 0
+        cdef uint32_t deadline
+        cdef uint8_t* payload
+        if settle(place.line, place.kind, place.rest, code, self._rank, self._reach(place, mixed), &freed):
+            self._held += 1 - freed
+            return True
+        self._held -= freed
+        payload = cells_add(&self._annex, mixed, may_grow)
+        if payload == NULL:
+            return False
+        deadline = <uint32_t>(self._tick + rank)
+        memcpy(payload, &deadline, 4)
+        place.line[META] |= ANNEX
+        return True
+
+    # --- heartbeats ---
+
+    cdef int _beat(
+        self, Place place, uint64_t mixed, uint64_t slot, uint8_t code, int rank, int64_t said,
+    ) noexcept nogil:
+        cdef uint8_t* line = place.line
+        cdef int c = capacity(place.kind)
+        cdef int i = find(line, place.kind, place.rest, 0, c - guests(line))
+        cdef int before
+        cdef uint8_t old
+        if i < 0 and line[META] & NEXT:
+            line += LINE
+            i = find(line, place.kind, place.rest, c - guests(line), c)
+        if i >= 0:
+            old = line[c + i]
+            before = self._rank[old]
+            if before:
+                if before < rank:
+                    line[c + i] = code
+                    self._count_out(slot, old)
+                    self._count_in(slot, code)
+                return ACCEPTED
+            if self._users_max and self._online >= self._users_max:
+                return REFUSED
+            line[c + i] = code
+            self._count_in(slot, code)
+            return ACCEPTED
+        if place.line[META] & ANNEX:
+            return self._beat_far(place, mixed, slot, code, rank, said)
+        if self._users_max and self._online >= self._users_max:
+            return REFUSED
+        if not self._insert(place, mixed, code, rank, self._may_grow()):
+            return REFUSED
+        self._count_in(slot, code)
+        self._pay += PAY
+        return ACCEPTED
+
+    cdef int _beat_far(
+        self, Place place, uint64_t mixed, uint64_t slot, uint8_t code, int rank, int64_t said,
+    ) noexcept nogil:
+        """A heartbeat of a key that is in no line, though the annex or the ledger may have it."""
+        cdef Hit leave = cells_find(&self._ledger, mixed), hit
+        cdef int64_t left
+        cdef uint32_t deadline
+        cdef int before = 0
+        hit.cell = NULL
+        if leave.cell != NULL:
+            memcpy(&left, payload_in(&self._ledger, leave.cell, leave.i), 8)
+            if self._tick_of(left) + self._ticks + 1 > self._tick:
+                if said < left:
+                    return STALE
+                memcpy(&deadline, payload_in(&self._ledger, leave.cell, leave.i) + 8, 4)
+                before = max(<int32_t>(deadline - <uint32_t>self._tick), 0)
+        else:
+            hit = cells_find(&self._annex, mixed)
+            if hit.cell != NULL:
+                memcpy(&deadline, payload_in(&self._annex, hit.cell, hit.i), 4)
+                before = max(<int32_t>(deadline - <uint32_t>self._tick), 0)
+                if before >= rank:
+                    return ACCEPTED
+        if not before and self._users_max and self._online >= self._users_max:
+            return REFUSED
+        if hit.cell != NULL:
+            deadline = <uint32_t>(self._tick + rank)
+            memcpy(payload_in(&self._annex, hit.cell, hit.i), &deadline, 4)
+        else:
+            # The new place comes first, so that a refusal forgets nothing.
+            if not self._insert(place, mixed, code, rank, self._may_grow()):
+                return REFUSED
+            self._pay += PAY
+            if leave.cell != NULL:
+                cells_remove(&self._ledger, leave)
+        if before:
+            self._count_out(slot, self._code(before))
+        self._count_in(slot, code)
+        return ACCEPTED
+
+    cdef RawTally raw_heartbeat(self, const uint8_t* keys, size_t n, int64_t age_ms) noexcept nogil:
+        cdef uint64_t[4] tally
+        cdef uint64_t[AHEAD] mixed
+        cdef uint64_t[AHEAD] slots
+        cdef Place[AHEAD] places
+        cdef int64_t said = self._now - age_ms
+        cdef int64_t deadline = self._tick_of(said) + self._ticks + 1
+        cdef const uint16_t* owned = self._groupings[self._groupings_used - 1].groups
+        cdef bint stale = deadline <= self._tick
+        cdef int rank = 0 if stale else <int>(deadline - self._tick)
+        cdef uint8_t code = self._code(rank)
+        cdef size_t at = 0, i, m
+        cdef uint64_t key
+        memset(tally, 0, sizeof(tally))
+        while at < n:
+            m = min(n - at, <size_t>AHEAD)
+            for i in range(m):
+                key = load64(keys + 8 * (at + i))
+                slots[i] = key >> SLOT_SHIFT
+                mixed[i] = mixed_of(key)
+                places[i] = self._place(mixed[i])
+                fetch(places[i].line)
+            for i in range(m):
+                if owned[slots[i]] == NOT_OWNED:
+                    tally[ELSEWHERE] += 1
+                elif stale:
+                    tally[STALE] += 1
+                else:
+                    tally[self._beat(places[i], mixed[i], slots[i], code, rank, said)] += 1
+            at += m
+            if self._pay:
+                self._resize()
+        return self._tallied(tally)
+
+    cdef RawTally _tallied(self, const uint64_t* tally) noexcept nogil:
+        cdef RawTally result
+        result.accepted = tally[ACCEPTED]
+        result.stale = tally[STALE]
+        result.refused = tally[REFUSED]
+        result.moved = tally[ELSEWHERE]
+        self._sum.accepted += result.accepted
+        self._sum.stale += result.stale
+        self._sum.refused += result.refused
+        self._sum.moved += result.moved
+        return result
+
+    def heartbeat(self, keys, now_ms, age_ms=0):
+        """Note heartbeats said ``age_ms`` ago. ``keys``: packed little-endian u64, any alignment."""
+        cdef Py_buffer view
+        cdef RawTally tally
+        cdef int64_t now = checked_ms(now_ms, "now_ms"), age = checked_ms(age_ms, "age_ms")
+        keys_of(keys, &view)
+        self.raw_advance(now)
+        tally = self.raw_heartbeat(<const uint8_t*>view.buf, view.len // 8, age)
+        PyBuffer_Release(&view)
+        self._debug()
+        return Tally(tally.accepted, tally.stale, tally.refused, tally.moved)
+
+    # --- leaves ---
+
+    cdef int _leave_one(
+        self, Place place, uint64_t mixed, uint64_t slot, int64_t said, int64_t grace,
+    ) noexcept nogil:
+        cdef uint8_t* line = place.line
+        cdef int c = capacity(place.kind)
+        cdef int i = find(line, place.kind, place.rest, 0, c - guests(line))
+        cdef Hit known, hit
+        cdef int before = 0, after = 0
+        cdef int64_t left, beat = 0
+        cdef uint32_t word
+        cdef uint8_t* payload
+        known.cell = NULL
+        hit.cell = NULL
+        if i < 0 and line[META] & NEXT:
+            line += LINE
+            i = find(line, place.kind, place.rest, c - guests(line), c)
+        if i >= 0:
+            before = self._rank[line[c + i]]
+        elif place.line[META] & ANNEX:
+            known = cells_find(&self._ledger, mixed)
+            if known.cell != NULL:
+                payload = payload_in(&self._ledger, known.cell, known.i)
+                memcpy(&left, payload, 8)
+                memcpy(&word, payload + 8, 4)
+                if self._tick_of(left) + self._ticks + 1 > self._tick:
+                    before = max(<int32_t>(word - <uint32_t>self._tick), 0)
+                memcpy(&word, payload + 12, 4)
+                beat = self._tick + <int32_t>(word - <uint32_t>self._tick)
+            else:
+                hit = cells_find(&self._annex, mixed)
+                if hit.cell != NULL:
+                    memcpy(&word, payload_in(&self._annex, hit.cell, hit.i), 4)
+                    before = max(<int32_t>(word - <uint32_t>self._tick), 0)
+        if before:
+            if known.cell == NULL:
+                beat = self._tick + before - self._ticks - 1
+            if self._tick_of(said) < beat:
+                return STALE
+            if grace:
+                after = <int>min(<int64_t>before, max(self._tick_of(said + grace) + 1 - self._tick, <int64_t>0))
+        if known.cell == NULL:
+            payload = cells_add(&self._ledger, mixed, self._may_grow())
+            if payload == NULL:
+                return REFUSED
+            left = said
+        else:
+            payload = payload_in(&self._ledger, known.cell, known.i)
+            left = max(left, said)
+        memcpy(payload, &left, 8)
+        word = <uint32_t>(self._tick + after)
+        memcpy(payload + 8, &word, 4)
+        word = <uint32_t>beat
+        memcpy(payload + 12, &word, 4)
+        if i >= 0:
+            drop(line, place.kind, i)
+            self._held -= 1
+        elif hit.cell != NULL:
+            cells_remove(&self._annex, hit)
+        place.line[META] |= ANNEX
+        if before:
+            self._count_out(slot, self._code(before))
+        if after:
+            self._count_in(slot, self._code(after))
+        return ACCEPTED
+
+    cdef RawTally raw_leave(self, const uint8_t* keys, size_t n, int64_t age_ms, int64_t grace_ms) noexcept nogil:
+        cdef uint64_t[4] tally
+        cdef int64_t said = self._now - age_ms
+        cdef int64_t grace = min(grace_ms, 2 * self._ttl)  # longer shortens nothing, and cannot overflow
+        cdef const uint16_t* owned = self._groupings[self._groupings_used - 1].groups
+        cdef uint64_t key, mixed
+        cdef size_t i
+        memset(tally, 0, sizeof(tally))
+        for i in range(n):
+            if i + 16 < n:
+                fetch(self._place(mixed_of(load64(keys + 8 * (i + 16)))).line)
+            key = load64(keys + 8 * i)
+            if owned[key >> SLOT_SHIFT] == NOT_OWNED:
+                tally[ELSEWHERE] += 1
+            elif age_ms >= self._ttl:
+                tally[STALE] += 1
+            else:
+                mixed = mixed_of(key)
+                tally[self._leave_one(self._place(mixed), mixed, key >> SLOT_SHIFT, said, grace)] += 1
+        return self._tallied(tally)
+
+    def leave(self, keys, now_ms, age_ms=0, grace_ms=0):
+        """Note leaves said ``age_ms`` ago: offline at once, or at the latest ``grace_ms`` after that."""
+        cdef Py_buffer view
+        cdef RawTally tally
+        cdef int64_t now = checked_ms(now_ms, "now_ms"), age = checked_ms(age_ms, "age_ms")
+        cdef int64_t grace = checked_ms(grace_ms, "grace_ms")
+        keys_of(keys, &view)
+        self.raw_advance(now)
+        tally = self.raw_leave(<const uint8_t*>view.buf, view.len // 8, age, grace)
+        PyBuffer_Release(&view)
+        self._debug()
+        return Tally(tally.accepted, tally.stale, tally.refused, tally.moved)
+
+    # --- reads ---
+
+    cdef int _rank_far(self, uint64_t mixed, int64_t* beat) noexcept nogil:
+        cdef Hit hit = cells_find(&self._ledger, mixed)
+        cdef int64_t left
+        cdef uint32_t word
+        cdef int rank
+        if hit.cell != NULL:
+            memcpy(&left, payload_in(&self._ledger, hit.cell, hit.i), 8)
+            if self._tick_of(left) + self._ticks + 1 <= self._tick:
+                return 0
+            memcpy(&word, payload_in(&self._ledger, hit.cell, hit.i) + 12, 4)
+            beat[0] = self._tick + <int32_t>(word - <uint32_t>self._tick)
+            memcpy(&word, payload_in(&self._ledger, hit.cell, hit.i) + 8, 4)
+            return max(<int32_t>(word - <uint32_t>self._tick), 0)
+        hit = cells_find(&self._annex, mixed)
+        if hit.cell == NULL:
+            return 0
+        memcpy(&word, payload_in(&self._annex, hit.cell, hit.i), 4)
+        rank = max(<int32_t>(word - <uint32_t>self._tick), 0)
+        beat[0] = self._tick + rank - self._ticks - 1
+        return rank
+
+    cdef int _rank_of(self, Place place, uint64_t mixed, int64_t* beat) noexcept nogil:
+        """Ticks until the key's deadline, 0 if it is not online; ``beat`` its last heartbeat's tick if it is."""
+        cdef const uint8_t* line = place.line
+        cdef int c = capacity(place.kind)
+        cdef int i = find(line, place.kind, place.rest, 0, c - guests(line)), rank
+        if i < 0:
+            if not line[META] & (NEXT | ANNEX):
+                return 0
+            if line[META] & NEXT:
+                i = find(line + LINE, place.kind, place.rest, c - guests(line + LINE), c)
+            if i < 0:
+                return self._rank_far(mixed, beat) if line[META] & ANNEX else 0
+            line += LINE
+        rank = self._rank[line[c + i]]
+        beat[0] = self._tick + rank - self._ticks - 1
+        return rank
+
+    cdef void raw_get(self, const uint8_t* keys, size_t n, uint8_t* states) noexcept nogil:
+        cdef uint64_t[AHEAD] mixed
+        cdef uint8_t[AHEAD] absent
+        cdef Place[AHEAD] places
+        cdef size_t at = 0, i, m
+        cdef uint64_t key
+        cdef int64_t beat = 0
+        cdef uint8_t state
+        memset(states, 0, (n + 3) // 4)
+        while at < n:
+            m = min(n - at, <size_t>AHEAD)
+            for i in range(m):
+                key = load64(keys + 8 * (at + i))
+                absent[i] = self._absent[key >> SLOT_SHIFT]
+                mixed[i] = mixed_of(key)
+                places[i] = self._place(mixed[i])
+                fetch(places[i].line)
+            for i in range(m):
+                state = 1 if self._rank_of(places[i], mixed[i], &beat) else absent[i]
+                states[(at + i) >> 2] |= <uint8_t>(state << (2 * ((at + i) & 3)))
+            at += m
+
+    cdef void raw_ages(self, const uint8_t* keys, size_t n, uint8_t* ages) noexcept nogil:
+        cdef size_t i
+        cdef int64_t beat = 0
+        cdef uint64_t mixed
+        for i in range(n):
+            if i + 16 < n:
+                fetch(self._place(mixed_of(load64(keys + 8 * (i + 16)))).line)
+            mixed = mixed_of(load64(keys + 8 * i))
+            ages[i] = 255
+            if self._rank_of(self._place(mixed), mixed, &beat):
+                ages[i] = <uint8_t>(self._tick - beat)
+
+    def get(self, keys, now_ms):
+        """State of each key, 2 bits a key, 4 keys a byte, least significant bits first; unused bits are 0."""
+        cdef Py_buffer view
+        cdef bytes states
+        cdef int64_t now = checked_ms(now_ms, "now_ms")
+        keys_of(keys, &view)
+        try:
+            states = PyBytes_FromStringAndSize(NULL, (view.len // 8 + 3) // 4)
+            self.raw_advance(now)
+            self.raw_get(<const uint8_t*>view.buf, view.len // 8, <uint8_t*>PyBytes_AS_STRING(states))
+        finally:
+            PyBuffer_Release(&view)
+        return states
+
+    def get_ages(self, keys, now_ms):
+        """Whole ticks since each key's last heartbeat, one byte a key; 255 where it is not online."""
+        cdef Py_buffer view
+        cdef bytes ages
+        cdef int64_t now = checked_ms(now_ms, "now_ms")
+        keys_of(keys, &view)
+        try:
+            ages = PyBytes_FromStringAndSize(NULL, view.len // 8)
+            self.raw_advance(now)
+            self.raw_ages(<const uint8_t*>view.buf, view.len // 8, <uint8_t*>PyBytes_AS_STRING(ages))
+        finally:
+            PyBuffer_Release(&view)
+        return ages
+
+    # --- growing and shrinking, in place ---
+
+    cdef void _resize(self) noexcept nogil:
+        """Start to grow where that is due, and pay for the batch's new users."""
+        cdef uint64_t n = self._old.lines, to
+        if not self._phase and (
+            (self._held + self._annex.count) * 100 > n * capacity(self._old.kind) * full_percent(n)
+        ):
+            to = n + growth_of(n) + 1
+            if self._memory_max:
+                to = min(to, n + max(self._memory_max, self._memory()) // LINE - self._memory() // LINE)
+            to = min(to, <uint64_t>self._reserve_lines)
+            if to > n + (n >> 6):
+                self._begin(to)
+        if self._phase:
+            self._migrate(self._pay)
+        self._pay = 0
+
+    cdef void _begin(self, uint64_t lines) noexcept nogil:
+        """Start to migrate to ``lines`` lines: backward from the end to grow, forward to shrink."""
+        self._new = geometry_of(lines)
+        self._phase = GROWING if lines > self._old.lines else SHRINKING
+        self._frontier = self._old.lines if self._phase == GROWING else 0
+        self._migration_began = self._hand
+        self._block = -1
+
+    cdef uint64_t _migrate(self, uint64_t budget) noexcept nogil:
+        """Move up to about ``budget`` home lines; returns how many."""
+        cdef uint64_t n = self._old.lines, done = 0
+        cdef uint64_t edge = min(
+            n, 2 * n // (self._new.lines - n if self._phase == GROWING else n - self._new.lines) + REACH + 4)
+        while self._phase and done < budget:
+            if self._phase == GROWING:
+                if self._frontier <= edge:
+                    done += self._frontier
+                    self._migrate_homes(0, self._frontier)
+                else:
+                    done += 1
+                    self._migrate_homes(self._frontier - 1, self._frontier)
+                if self._frontier == 0:
+                    self._finish()
+            else:
+                if self._frontier == 0:
+                    done += edge
+                    self._migrate_homes(0, edge)
+                else:
+                    done += 1
+                    self._migrate_homes(self._frontier, self._frontier + 1)
+                if self._frontier == n:
+                    self._finish()
+        return done
+
+    cdef void _migrate_homes(self, uint64_t first, uint64_t last) noexcept nogil:
+        """Take the entries of home lines ``first..last-1`` out of the old order and place them in the new.
+
+        Growing, the line after a home is free once the home has moved; line ``first`` may keep guests, whose home is
+        still to come. Shrinking, new places end before ``last``. Both hold from ``edge`` on; nearer to the front
+        a single call takes all homes at once.
+        """
+        cdef uint64_t[24] few_keys
+        cdef uint8_t[24] few_codes
+        cdef uint8_t[1] few_far
+        cdef uint64_t* mixed = few_keys
+        cdef uint8_t* codes = few_codes
+        cdef uint8_t* far = few_far
+        cdef int kind = self._old.kind, c = capacity(kind), i
+        cdef size_t taken = 0, k
+        cdef uint64_t at, low, target, stop
+        cdef uint8_t* line
+        cdef uint8_t* beside
+        cdef uint8_t code
+        if last - first > 1:
+            mixed = <uint64_t*>malloc((last - first + 1) * c * 8)
+            codes = <uint8_t*>malloc((last - first + 1) * c)
+            far = <uint8_t*>malloc(last - first)
+        for at in range(first, last):
+            line = self._base + at * LINE
+            beside = line + LINE
+            low = first_of(&self._old, at)
+            far[at - first] = line[META] & ANNEX
+            for i in range(c - guests(line)):
+                code = line[c + i]
+                if code:
+                    if self._rank[code]:
+                        mixed[taken] = mixed_at(&self._old, low, rest_at(line, kind, i))
+                        codes[taken] = code
+                        taken += 1
+                    self._held -= 1
+                    line[c + i] = 0
+            for i in range(c - guests(beside), c):
+                code = beside[c + i]
+                if self._rank[code]:
+                    mixed[taken] = mixed_at(&self._old, low, rest_at(beside, kind, i))
+                    codes[taken] = code
+                    taken += 1
+                self._held -= 1
+                beside[c + i] = 0
+            set_guests(beside, 0)
+            line[META] &= GUESTS
+        if self._phase == GROWING:
+            memset(self._base + (first + 1) * LINE, 0, (last - first) * LINE)
+            self._frontier = first
+        else:
+            memset(self._base + first * LINE, 0, (last - first) * LINE)
+            self._frontier = last
+        for at in range(first, last):
+            if far[at - first]:
+                target = home_of(&self._new, first_of(&self._old, at))
+                stop = home_of(&self._new, first_of(&self._old, at + 1) - 1)
+                while target <= stop:
+                    self._base[target * LINE + META] |= ANNEX
+                    target += 1
+        for k in range(taken):
+            self._insert(self._place(mixed[k]), mixed[k], codes[k], self._rank[codes[k]], True)
+        if last - first > 1:
+            free(mixed)
+            free(codes)
+            free(far)
+
+    cdef void _finish(self) noexcept nogil:
+        """The migration is through: the new order is the only one."""
+        cdef uint64_t block = self._new.lines // BLOCK_LINES + 1, last = self._old.lines // BLOCK_LINES
+        if self._phase == GROWING:
+            self._grown += 1
+        else:
+            self._shrunk += 1
+            if block <= last:
+                madvise(
+                    self._base + block * BLOCK_LINES * LINE, (last - block + 1) * BLOCK_LINES * LINE, MADV_DONTNEED)
+        self._old = self._new
+        self._phase = IDLE
+        self._reset_blocks(self._migration_began)
+
+    cdef void _empty(self) noexcept nogil:
+        """Nothing is held: go back to the smallest table and give everything else to the system."""
+        cdef uint64_t lines = max(self._old.lines, self._new.lines)
+        memset(self._base, 0, (min(lines, <uint64_t>BLOCK_LINES) + 1) * LINE)
+        madvise(self._base, (lines // BLOCK_LINES + 1) * BLOCK_LINES * LINE, MADV_DONTNEED)
+        if lines > self._lines_min:
+            self._shrunk += 1
+        self._old = geometry_of(self._lines_min)
+        self._new = self._old
+        self._phase = IDLE
+        self._credit = 0
+        self._cell_credit = 0
+        self._reset_blocks(self._hand)
+
+    # --- sweeping ---
+
+    cdef void _reset_blocks(self, int64_t tick) noexcept nogil:
+        """All blocks count as visited at ``tick``."""
+        cdef uint64_t i
+        self._blocks = self._old.lines // BLOCK_LINES + 1
+        for i in range(self._blocks):
+            self._visited[i] = tick
+        self._choose_block()
+
+    cdef void _choose_block(self) noexcept nogil:
+        """Next, sweep the block that was visited longest ago."""
+        cdef uint64_t i, best = 0
+        for i in range(1, self._blocks):
+            if self._visited[i] < self._visited[best]:
+                best = i
+        self._block = best
+        self._block_line = best * BLOCK_LINES
+        self._oldest = self._visited[best]
+
+    cdef uint64_t _sweep(self, uint64_t budget) noexcept nogil:
+        """Sweep ``budget`` lines, blocks in the order of their last visit."""
+        cdef uint64_t done = 0, start, end
+        if self._block < 0:
+            self._choose_block()
+        while done < budget:
+            start = self._block * <uint64_t>BLOCK_LINES
+            end = min(start + BLOCK_LINES, self._old.lines + 1)
+            if self._block_line == start:
+                self._block_began = self._hand
+                self._block_empty = True
+            while self._block_line < end and done < budget:
+                fetch(self._base + (self._block_line + 12) * LINE)
+                if not self._sweep_line(self._block_line):
+                    self._block_empty = False
+                self._block_line += 1
+                done += 1
+            if self._block_line == end:
+                # What came into a line after its visit is seen by a second look, before the block is given back.
+                if self._block_empty and self._block_still_empty(start, end):
+                    madvise(self._base + start * LINE, BLOCK_LINES * LINE, MADV_DONTNEED)
+                    self._released += 1
+                self._visited[self._block] = self._block_began
+                self._choose_block()
+        self._swept += done
+        return done
+
+    cdef bint _block_still_empty(self, uint64_t start, uint64_t end) noexcept nogil:
+        cdef uint64_t at
+        cdef int c = capacity(self._old.kind), i
+        for at in range(start, end):
+            if self._base[at * LINE + META]:
+                return False
+            for i in range(c, 2 * c):
+                if self._base[at * LINE + i]:
+                    return False
+        return True
+
+    cdef bint _sweep_line(self, uint64_t at) noexcept nogil:
+        """Drop what has expired in one line and take back from the annex what fits; True if nothing is left."""
+        cdef uint8_t* line = self._base + at * LINE
+        cdef int kind = self._old.kind, c = capacity(kind), i, live = 0
+        for i in range(c - guests(line)):
+            if self._rank[line[c + i]]:
+                live += 1
+            elif line[c + i]:
+                line[c + i] = 0
+                self._held -= 1
+        if line[META]:
+            i = c - 1
+            while i >= c - guests(line):
+                if self._rank[line[c + i]]:
+                    live += 1
+                    i -= 1
+                else:
+                    drop_guest(line, kind, i)
+                    self._held -= 1
+                    if i < c - guests(line):
+                        break
+            if line[META] & ANNEX and live < c:
+                self._pull(at)
+        return not live and not line[META]
+
+    cdef void _pull(self, uint64_t at) noexcept nogil:
+        """Take a line's own entries back from the annex; when neither store has any, clear its ANNEX bit."""
+        cdef uint64_t low = first_of(&self._old, at), high = first_of(&self._old, at + 1) - 1, mixed
+        cdef Hit hit
+        cdef Place place
+        cdef uint32_t deadline
+        cdef int rank, freed
+        cdef int64_t left
+        while self._annex.count:
+            hit = cells_first(&self._annex, low, high)
+            if hit.cell == NULL:
+                break
+            memcpy(&deadline, payload_in(&self._annex, hit.cell, hit.i), 4)
+            rank = <int32_t>(deadline - <uint32_t>self._tick)
+            if rank > 0:
+                mixed = keys_in(hit.cell)[hit.i]
+                place = self._place(mixed)
+                freed = 0
+                if not settle(place.line, place.kind, place.rest, self._code(rank), self._rank, 0, &freed):
+                    self._held -= freed
+                    return
+                self._held += 1 - freed
+            cells_remove(&self._annex, hit)
+        while self._ledger.count:
+            hit = cells_first(&self._ledger, low, high)
+            if hit.cell == NULL:
+                break
+            memcpy(&left, payload_in(&self._ledger, hit.cell, hit.i), 8)
+            if self._tick_of(left) + self._ticks + 1 > self._tick:
+                return
+            cells_remove(&self._ledger, hit)
+        self._base[at * LINE + META] &= ~ANNEX & 255
+
+    cdef void _sweep_cell(self, Cells* cells, uint32_t* hand, bint ledger) noexcept nogil:
+        """Drop the expired entries of one cell; where that merges or moves cells, the hand waits a turn."""
+        cdef uint32_t used = cells.used, word
+        cdef Cell* cell
+        cdef Hit hit
+        cdef int64_t left
+        cdef bint dead
+        cdef int i
+        if hand[0] >= used:
+            hand[0] = 0
+        cell = cell_at(cells, hand[0])
+        i = cell.count - 1
+        while i >= 0:
+            if ledger:
+                memcpy(&left, payload_in(cells, cell, i), 8)
+                dead = self._tick_of(left) + self._ticks + 1 <= self._tick
+            else:
+                memcpy(&word, payload_in(cells, cell, i), 4)
+                dead = <int32_t>(word - <uint32_t>self._tick) <= 0
+            if dead:
+                hit.cell = cell
+                hit.i = i
+                cells_remove(cells, hit)
+                if cells.used != used or not cells.count:
+                    return
+            i -= 1
+        hand[0] += 1
+
+    cdef uint64_t raw_maintain(self, uint64_t lines) noexcept nogil:
+        cdef uint64_t done = 0, total, to
+        cdef int i
+        if not self._held and not self._annex.count and not self._ledger.count:
+            if self._credit or self._phase:
+                self._empty()
+            return 0
+        while self._cell_credit and done + CELL_LINES <= lines:
+            if self._annex.count:
+                self._sweep_cell(&self._annex, &self._annex_hand, False)
+            if self._ledger.count:
+                self._sweep_cell(&self._ledger, &self._ledger_hand, True)
+            self._cell_credit -= 1
+            done += CELL_LINES
+        if not self._phase and self._old.lines > self._lines_min:
+            total = self._held + self._annex.count
+            if total * 100 < self._old.lines * capacity(self._old.kind) * POOR_PERCENT:
+                to = self._old.lines
+                for i in range(2):
+                    to = max(self._lines_min, total * 100 // (capacity(geometry_of(to).kind) * FIT_PERCENT) + 2)
+                if to <= self._old.lines // 10 * 9:
+                    self._begin(to)
+        to = min(self._credit, lines - done)
+        if to:
+            done = self._migrate(to) if self._phase else self._sweep(to)
+            self._credit -= min(self._credit, done)
+        return self._credit + CELL_LINES * self._cell_credit
+
+    def maintain(self, now_ms, lines):
+        """Do up to ``lines`` lines of housekeeping; returns how many lines more are due now."""
+        cdef uint64_t budget = checked_count(lines, "lines", 0, 2**62)
+        self.raw_advance(checked_ms(now_ms, "now_ms"))
+        due = self.raw_maintain(budget)
+        self._debug()
+        return due
+
+    # --- facts ---
+
+    @property
+    def ttl_ms(self):
+        """How long a heartbeat counts."""
+        return self._ttl
+
+    @property
+    def tick_ms(self):
+        """Length of a tick, ``ttl_ms / ticks_per_ttl``."""
+        return <double>self._ttl / <double>self._ticks
+
+    @property
+    def online(self):
+        """Users online at the last ``now_ms``, over all groups."""
+        return self._online
+
+    @property
+    def entries(self):
+        """Entries held: online users, leaves remembered, and expired ones not yet swept."""
+        return self._held + self._annex.count + self._ledger.count
+
+    @property
+    def memory_bytes(self):
+        """Bytes in use for lines, annex, ledger and counters; what is resident may be less."""
+        return self._memory()
+
+    def stats(self):
+        """Plain ints for metrics; the same names in the twin and the kernel."""
+        return dict(zip(_reference.STATS, (
+            self._old.lines,
+            capacity(self._old.kind),
+            self._held,
+            self._annex.count,
+            self._ledger.count,
+            int(self._phase != IDLE),
+            int(self._huge),
+            self._grown,
+            self._shrunk,
+            self._swept,
+            self._forced,
+            self._released,
+            self._sum.accepted,
+            self._sum.stale,
+            self._sum.refused,
+            self._sum.moved,
+            self._expired,
+        ), strict=True))
+
+    # --- invariants ---
+
+    cdef int _debug(self) except -1:
+        if DEBUG and self._old.lines < 2048:
+            self._verify()
+        return 0
+
+    def _verify(self):
+        """Recount everything; AssertionError where the table contradicts itself. O(entries): for tests."""
+        cdef uint64_t at, low, last = self._old.lines, mixed
+        cdef const Geometry* g
+        cdef Cell* cell
+        cdef uint8_t* line
+        cdef uint8_t code
+        cdef int i, c, kind, rank, found
+        cdef int64_t beat = 0, left
+        cdef uint32_t index, word
+        ranks = {}
+        held = 0
+        if self._phase == GROWING:
+            last = self._new.lines
+        for at in range(last + 1):
+            g = &self._old
+            if (self._phase == GROWING and at > self._frontier) or (
+                self._phase == SHRINKING and at < self._frontier
+            ):
+                g = &self._new
+            line = self._base + at * LINE
+            kind = g.kind
+            c = capacity(kind)
+            if at:
+                beside = bool((line - LINE)[META] & NEXT)
+                assert beside == bool(guests(line)), f"line {at}: {guests(line)} guests, NEXT {beside}"
+            for i in range(c):
+                code = line[c + i]
+                if not code:
+                    assert i < c - guests(line), f"line {at}: an empty guest"
+                    continue
+                low = first_of(g, at - (i >= c - guests(line)))
+                mixed = mixed_at(g, low, rest_at(line, kind, i))
+                held += 1
+                if self._rank[code]:
+                    assert mixed not in ranks, f"{key_of(mixed)} is held twice"
+                    ranks[mixed] = self._rank[code]
+        assert held == self._held, f"{held} entries in lines, {self._held} counted"
+        numbers = 0
+        for index in range(self._annex.used):
+            cell = cell_at(&self._annex, index)
+            for i in range(cell.count):
+                numbers += 1
+                memcpy(&word, payload_in(&self._annex, cell, i), 4)
+                rank = <int32_t>(word - <uint32_t>self._tick)
+                if rank > 0:
+                    assert keys_in(cell)[i] not in ranks, "held in line and annex"
+                    ranks[keys_in(cell)[i]] = rank
+        assert numbers == self._annex.count, f"{numbers} entries in the annex, {self._annex.count} counted"
+        numbers = 0
+        for index in range(self._ledger.used):
+            cell = cell_at(&self._ledger, index)
+            for i in range(cell.count):
+                numbers += 1
+                memcpy(&left, payload_in(&self._ledger, cell, i), 8)
+                memcpy(&word, payload_in(&self._ledger, cell, i) + 8, 4)
+                rank = <int32_t>(word - <uint32_t>self._tick)
+                if rank > 0 and self._tick_of(left) + self._ticks + 1 > self._tick:
+                    assert keys_in(cell)[i] not in ranks, "held in ledger and elsewhere"
+                    ranks[keys_in(cell)[i]] = rank
+        assert numbers == self._ledger.count, f"{numbers} entries in the ledger, {self._ledger.count} counted"
+        totals = [0] * self._groups_room
+        for known, rank in ranks.items():
+            mixed = known
+            found = self._rank_of(self._place(mixed), mixed, &beat)
+            assert found == rank, f"{key_of(mixed)}: held with rank {rank}, found with {found}"
+            totals[self._groups_of[self._code(rank)][key_of(mixed) >> SLOT_SHIFT]] += 1
+        counted = [self._totals[i] for i in range(self._groups_room)]
+        assert totals == counted, f"recount {totals}, counters {counted}"
+        assert len(ranks) == self._online, f"recount {len(ranks)}, online {self._online}"
