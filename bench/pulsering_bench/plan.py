@@ -1,8 +1,9 @@
 """What a demo of so many seconds and users does, and when: numbers only, decided before anything starts.
 
 The heartbeat interval is ten seconds where there is time for four of them, else a quarter of the run; the
-ttl is an interval and a quarter. So whatever the length, nodes warm up, one dies, comes back, and is warm
-again before the end. Invariant: ttl < kill < back, and back + ttl is within the run.
+ttl is an interval and a half, so that a node which comes back has heard of everybody when it counts as
+warm, even if clients find it seconds later. Whatever the length, nodes warm up, one dies, comes back, and
+is warm again before the end. Invariant: ttl < kill < back, and back + ttl is within the run.
 """
 
 from dataclasses import dataclass
@@ -48,8 +49,8 @@ class Plan:
 
     @property
     def ttl_ms(self) -> int:
-        """The cluster's ttl: the interval and a quarter."""
-        return round(self.interval * 1250)
+        """The cluster's ttl: the interval and a half."""
+        return round(self.interval * 1500)
 
     @property
     def steps(self) -> int:
@@ -59,9 +60,9 @@ class Plan:
     @property
     def kill_at(self) -> float:
         """When one node is killed."""
-        return 0.43 * self.seconds
+        return 0.41 * self.seconds
 
     @property
     def back_at(self) -> float:
         """When it is started again."""
-        return 0.6 * self.seconds
+        return 0.52 * self.seconds

@@ -12,6 +12,7 @@ person's moves alternate: nobody comes who is there. Who was never seen may stil
 
 import csv
 import gzip
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -123,14 +124,14 @@ def _one_hour(events: Sequence[Event], hour: int) -> tuple[set[str], list[tuple[
     """Return who is there at the hour's start, and its moves."""
     start, stop = hour * HOUR_S, (hour + 1) * HOUR_S
     there: set[str] = set()
-    for event in events:
-        if event.t >= start:
-            break
-        if event.t >= start - FORGOTTEN_AFTER_S:
-            _apply(there, event)
+    first, begin, end = (
+        bisect_left(events, at, key=lambda event: event.t) for at in (start - FORGOTTEN_AFTER_S, start, stop)
+    )
+    for event in events[first:begin]:
+        _apply(there, event)
     moves: list[tuple[float, str, Move]] = []
     now = set(there)
-    inside = [event for event in events if start <= event.t < stop]
+    inside = events[begin:end]
     for at, event in zip(_spread([event.t - start for event in inside]), inside, strict=True):
         move = _apply(now, event)
         if move is not None:

@@ -27,8 +27,8 @@ def test_whatever_the_length_nodes_warm_up_one_dies_and_is_warm_again(seconds: f
 
 
 def test_with_time_enough_a_device_beats_every_ten_seconds() -> None:
-    assert (Plan().interval, Plan().ttl_ms, Plan().users) == (10.0, 12_500, 1_000_000)
-    assert (Plan(seconds=8).interval, Plan(seconds=8).ttl_ms) == (2.0, 2_500)
+    assert (Plan().interval, Plan().ttl_ms, Plan().users) == (10.0, 15_000, 1_000_000)
+    assert (Plan(seconds=8).interval, Plan(seconds=8).ttl_ms) == (2.0, 3_000)
 
 
 @pytest.mark.parametrize(
