@@ -106,6 +106,15 @@ class FrameReader:
         """Bytes that came and are not yet a frame."""
         return len(self._buffer) - self._offset
 
+    @property
+    def buffered(self) -> tuple[bytearray, int]:
+        """The buffer and where in it the pending bytes start, for native code that reads them in place."""
+        return self._buffer, self._offset
+
+    def skip(self, size: int) -> None:
+        """Take ``size`` pending bytes, whole frames, for read elsewhere."""
+        self._offset += size
+
     def peek(self, size: int) -> bytes:
         """Up to ``size`` of the pending bytes, for a helpful word to a peer of another protocol."""
         return bytes(self._buffer[self._offset : self._offset + size])

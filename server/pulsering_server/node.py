@@ -15,6 +15,7 @@ from pulsering import limits
 from pulsering.messages import CountReply, Vitals, Welcome, encode_topology
 from pulsering.wire import VERSION
 from pulsering_server.config_schema import LimitsConfig
+from pulsering_server.datapath import DataPath
 from pulsering_server.stats import Stats
 from pulsering_server.table import MOVED, NOT_OWNED, OFFLINE, UNKNOWN, Table
 
@@ -65,7 +66,7 @@ class NodeCore:
         self.name = name
         self.limits = limits_config or LimitsConfig.model_construct()
         self.boot_id = boot_id & _U64
-        self.stats = Stats()
+        self._stats = Stats()
         self.draining = False
         self.topology_body = encode_topology(topology.to_wire())
         self._groups, self._group_owners = topology.groups_of(name)
@@ -76,12 +77,19 @@ class NodeCore:
             users_max=min(self.limits.users or 0, _TABLE_USERS_MAX),
             memory_max=self.limits.memory_bytes,
         )
+        self.data_path = DataPath(self.table, self.limits.keys_per_frame, self.limits.frame_bytes)
         self.tick_ms = -(-topology.ttl_ms // topology.ticks_per_ttl)
         self.stall_ms = topology.ttl_ms // limits.STALLS_PER_TTL
         self._events: list[Event] = []
         self._started_ms = self._now_ms = self._ticked_ms = now_ms
         self._warm_at_ms = 0
         self._turn_cold(now_ms)
+
+    @property
+    def stats(self) -> Stats:
+        """What the node counts, with what the data path has counted since."""
+        self.data_path.collect(self._stats)
+        return self._stats
 
     # -- time ------------------------------------------------------------------------------------------------
 

@@ -23,9 +23,19 @@ from pulsering.messages import (
     encode_map,
     encode_write_reply,
 )
-from pulsering.wire import KNOWN_OPS, MAGIC, VERSION, ErrorCode, Frame, FrameReader, Op, encode_frame
+from pulsering.wire import (
+    HEADER_BYTES,
+    KNOWN_OPS,
+    MAGIC,
+    VERSION,
+    ErrorCode,
+    Frame,
+    FrameReader,
+    Op,
+    encode_frame,
+)
+from pulsering_server.datapath import FrameAge
 from pulsering_server.foreign import PEEK_BYTES, recognise
-from pulsering_server.frame_age import FrameAge
 from pulsering_server.stats import Close
 
 if TYPE_CHECKING:
@@ -110,23 +120,42 @@ class Session:
     def _answer_frames(self, now_ms: int, frames_max: int) -> int:
         """Returns how many frames were answered; sets ``backlog``."""
         room = self._core.limits.output_pause_bytes
+        frames = 0
         self.backlog = False
-        for frames in range(frames_max):
+        while frames < frames_max and room > 0:
+            if self._age is not None and self._reader.pending >= HEADER_BYTES:
+                fast, replies = self._run_data_path(self._age, now_ms, frames_max - frames, room)
+                frames += fast
+                room -= len(replies)
+                if frames >= frames_max or room <= 0:
+                    break
             frame = self._reader.next_frame()
             if frame is None:
                 return frames
+            frames += 1
             try:
                 reply = self._answer(frame, now_ms)
             except FrameError as error:
                 self._refuse(error, frame.request_id, now_ms)
-                return frames + 1
+                return frames
             self._replies.append(reply)
             room -= len(reply)
-            if room <= 0:
-                self.backlog = True
-                return frames + 1
         self.backlog = True
-        return frames_max
+        return frames
+
+    def _run_data_path(
+        self, age: FrameAge, now_ms: int, frames_max: int, output_max: int
+    ) -> tuple[int, bytes]:
+        """Let native code answer what it can at the front of the buffer: (frames, their replies)."""
+        core = self._core
+        buffer, start = self._reader.buffered
+        end, frames, replies = core.data_path.run(
+            buffer, start, age, now_ms, core.topology.epoch, core.warming_ms(now_ms), frames_max, output_max
+        )
+        if frames:
+            self._reader.skip(end - start)
+            self._replies.append(replies)
+        return frames, replies
 
     def _note_time(self, frames: int, now_ms: int) -> None:
         if frames:

@@ -18,4 +18,7 @@ else:
     except ImportError:  # until the kernel is built
         from pulsering_server._table_reference import Table
 
-__all__ = ["MOVED", "NOT_OWNED", "OFFLINE", "ONLINE", "SLOTS", "UNKNOWN", "Table", "Tally"]
+COMPILED = Table.__module__ == "pulsering_server._table"
+"""Whether ``Table`` is the kernel."""
+
+__all__ = ["COMPILED", "MOVED", "NOT_OWNED", "OFFLINE", "ONLINE", "SLOTS", "UNKNOWN", "Table", "Tally"]

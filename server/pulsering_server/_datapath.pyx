@@ -1,0 +1,390 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+# cython: embedsignature=False, auto_pickle=False, autotestdict=False
+"""From socket buffer to table and back without a Python object per frame: HEARTBEAT, LEAVE and GET.
+
+``DataPath.run`` takes what one connection has delivered and answers every complete, well-formed data-plane frame at
+its front into one buffer of replies. Anything else (another op, a bound exceeded, a byte that is wrong) it
+leaves where it is and says so by the offset it returns: the session looks at that frame in Python, where every
+error has its words. So this file knows only the happy path, and the session is its specification: the same
+bytes must give the same answers with it and without it. No socket, no clock.
+"""
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcpy, memset
+
+from pulsering_server._table cimport RawTally, Table
+
+cdef extern from *:
+    """
+    #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ == __ORDER_BIG_ENDIAN__
+    #define PULSERING_LE32(x) __builtin_bswap32(x)
+    #else
+    #define PULSERING_LE32(x) (x)
+    #endif
+    """
+    uint32_t le32 "PULSERING_LE32" (uint32_t) noexcept nogil
+
+cdef enum:
+    HEADER = 16
+    MAGIC = 0xC1
+    VERSION = 1
+    REPLY = 1
+    HEARTBEAT = 3
+    LEAVE = 4
+    GET = 5
+    WANT_AGES = 1
+    KEYS_EXT = 1
+    KEY_BYTES = 8
+    # The longest reply without states and ages: header, array, five integers of 9 bytes, two bin headers.
+    REPLY_ROOM = HEADER + 1 + 5 * 9 + 2 * 5
+
+cdef int64_t WRAP_US = (<int64_t>1 << 32) * 1000
+
+
+cdef struct Request:
+    uint32_t request_id
+    uint32_t sender_ms
+    uint64_t argument
+    const uint8_t *keys
+    size_t count
+    size_t size  # header and body
+    int op
+
+
+@cython.final
+cdef class FrameAge:
+    """The age of each frame of one connection; ``frame_age.FrameAge`` is the same in Python, and says why."""
+
+    cdef int64_t offset_us
+    cdef int64_t arrival_ms
+
+    def __init__(self, sender_ms, now_ms):
+        self.offset_us = (<int64_t>now_ms - <int64_t>sender_ms) * 1000
+        self.arrival_ms = now_ms
+
+    def age_ms(self, sender_ms, now_ms):
+        """Milliseconds that a frame arriving at ``now_ms`` was under way, beyond the fastest seen."""
+        return self.age_of(<int64_t>sender_ms, <int64_t>now_ms)
+
+    cdef int64_t age_of(self, int64_t sender_ms, int64_t now_ms) noexcept nogil:
+        cdef int64_t offset_us = self.offset_us + (now_ms - self.arrival_ms)
+        self.arrival_ms = now_ms
+        cdef int64_t late_us = ((now_ms - sender_ms) * 1000 - offset_us) % WRAP_US
+        if late_us < 0:
+            late_us += WRAP_US
+        if late_us >= WRAP_US // 2:
+            late_us -= WRAP_US
+        if late_us <= 0:
+            self.offset_us = offset_us + late_us
+            return 0
+        self.offset_us = offset_us
+        return late_us // 1000
+
+
+# --- msgpack: the few forms that the data plane reads and writes ------------------------------------------------
+
+cdef struct Cursor:
+    const uint8_t *at
+    const uint8_t *end
+
+
+cdef inline uint64_t big_endian(const uint8_t *at, int size) noexcept nogil:
+    cdef uint64_t value = 0
+    cdef int i
+    for i in range(size):
+        value = value << 8 | at[i]
+    return value
+
+
+cdef inline bint take_uint(Cursor *cursor, uint64_t maximum, uint64_t *value) noexcept nogil:
+    cdef int size
+    cdef uint8_t head
+    if cursor.at == cursor.end:
+        return False
+    head = cursor.at[0]
+    cursor.at += 1
+    if head < 0x80:
+        value[0] = head
+    elif 0xCC <= head <= 0xCF:
+        size = 1 << (head - 0xCC)
+        if cursor.end - cursor.at < size:
+            return False
+        value[0] = big_endian(cursor.at, size)
+        cursor.at += size
+    else:
+        return False
+    return value[0] <= maximum
+
+
+cdef inline bint take_array_of_3(Cursor *cursor) noexcept nogil:
+    cdef Py_ssize_t left = cursor.end - cursor.at
+    if left >= 1 and cursor.at[0] == 0x93:
+        cursor.at += 1
+    elif left >= 3 and cursor.at[0] == 0xDC and big_endian(cursor.at + 1, 2) == 3:
+        cursor.at += 3
+    elif left >= 5 and cursor.at[0] == 0xDD and big_endian(cursor.at + 1, 4) == 3:
+        cursor.at += 5
+    else:
+        return False
+    return True
+
+
+cdef inline bint take_keys(Cursor *cursor, Request *request) noexcept nogil:
+    # The keys are the last thing in a body: their length must be all that is left.
+    cdef Py_ssize_t left = cursor.end - cursor.at
+    cdef uint64_t size
+    cdef int width
+    if left < 2:
+        return False
+    if 0xD4 <= cursor.at[0] <= 0xD8:
+        size = 1 << (cursor.at[0] - 0xD4)
+        width = 0
+    elif 0xC7 <= cursor.at[0] <= 0xC9:
+        width = 1 << (cursor.at[0] - 0xC7)
+        if left < 2 + width:
+            return False
+        size = big_endian(cursor.at + 1, width)
+    else:
+        return False
+    if cursor.at[1 + width] != KEYS_EXT or size % KEY_BYTES or <uint64_t>(left - 2 - width) != size:
+        return False
+    request.keys = cursor.at + 2 + width
+    request.count = size // KEY_BYTES
+    return True
+
+
+cdef inline uint8_t *put_big_endian(uint8_t *at, uint64_t value, int size) noexcept nogil:
+    cdef int i
+    for i in range(size):
+        at[i] = <uint8_t>(value >> 8 * (size - 1 - i))
+    return at + size
+
+
+cdef inline uint8_t *put_uint(uint8_t *at, uint64_t value) noexcept nogil:
+    if value < 0x80:
+        at[0] = <uint8_t>value
+        return at + 1
+    cdef int power = 0 if value < 1 << 8 else 1 if value < 1 << 16 else 2 if value < <uint64_t>1 << 32 else 3
+    at[0] = <uint8_t>(0xCC + power)
+    return put_big_endian(at + 1, value, 1 << power)
+
+
+cdef inline uint8_t *put_bin(uint8_t *at, uint64_t size) noexcept nogil:
+    cdef int power = 0 if size < 1 << 8 else 1 if size < 1 << 16 else 2
+    at[0] = <uint8_t>(0xC4 + power)
+    return put_big_endian(at + 1, size, 1 << power)
+
+
+cdef inline uint32_t load32(const uint8_t *at) noexcept nogil:
+    cdef uint32_t word
+    memcpy(&word, at, 4)
+    return le32(word)
+
+
+cdef inline void store32(uint8_t *at, uint32_t word) noexcept nogil:
+    word = le32(word)
+    memcpy(at, &word, 4)
+
+
+@cython.final
+cdef class DataPath:
+    """Runs data-plane frames against one node's table; shared by all its connections.
+
+    ``keys_per_frame`` and ``frame_bytes_max`` are the node's limits. What it counts, plain ints, ``collect`` hands over.
+    """
+
+    cdef Table table
+    cdef size_t keys_max
+    cdef size_t frame_bytes_max
+    cdef uint64_t ttl_ms
+    cdef uint8_t *out
+    cdef size_t used
+    cdef size_t room
+    cdef bint counted
+    cdef uint64_t frame_counts[6]
+    cdef uint64_t keys_read
+    cdef RawTally sum
+    cdef int64_t age_max
+
+    def __cinit__(self):
+        self.out = NULL
+        memset(self.frame_counts, 0, sizeof(self.frame_counts))
+        memset(&self.sum, 0, sizeof(RawTally))
+
+    def __init__(self, table, keys_per_frame, frame_bytes_max):
+        self.table = table
+        self.keys_max = keys_per_frame
+        self.frame_bytes_max = frame_bytes_max
+        self.ttl_ms = table.ttl_ms
+
+    def __dealloc__(self):
+        free(self.out)
+
+    def run(self, data, start, age, now_ms, epoch, warming_ms, frames_max, output_max):
+        """Answer the complete data-plane frames of ``data`` from ``start`` on.
+
+        Stops before any other frame, after ``frames_max`` frames, and once the replies exceed ``output_max``
+        bytes. Returns (offset of what is left, frames answered, replies).
+        """
+        cdef Py_buffer view
+        cdef FrameAge frame_age = age
+        cdef size_t offset = start, frames = frames_max, bound = output_max, answered
+        cdef int64_t now = now_ms
+        cdef uint64_t epoch_now = epoch, warming = warming_ms
+        cdef int failed = 0
+        PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
+        try:
+            if offset > <size_t>view.len:
+                raise ValueError(f"start is {start}, beyond {view.len} bytes")
+            self.used = 0
+            with nogil:
+                self.table.raw_advance(now)
+                answered = self.run_frames(
+                    <const uint8_t *>view.buf, &offset, view.len, frame_age, now, epoch_now, warming, frames, bound,
+                    &failed,
+                )
+            if failed:
+                raise MemoryError("no memory for replies")
+        finally:
+            PyBuffer_Release(&view)
+        return offset, answered, PyBytes_FromStringAndSize(<char *>self.out, self.used) if self.used else b""
+
+    cdef size_t run_frames(
+        self, const uint8_t *data, size_t *offset, size_t size, FrameAge age, int64_t now, uint64_t epoch,
+        uint64_t warming, size_t frames_max, size_t output_max, int *failed,
+    ) noexcept nogil:
+        cdef Request request
+        cdef size_t frames = 0, start = self.used
+        while frames < frames_max and self.used - start < output_max:
+            if not self.parse(data + offset[0], size - offset[0], &request):
+                break
+            if not self.ensure(REPLY_ROOM + request.count + (request.count >> 2) + 1):
+                failed[0] = 1
+                break
+            if request.op == GET:
+                self.answer_get(&request, age, now, epoch, warming)
+            else:
+                self.answer_write(&request, age, now, epoch)
+            offset[0] += request.size
+            frames += 1
+        return frames
+
+    cdef bint parse(self, const uint8_t *data, size_t size, Request *request) noexcept nogil:
+        cdef Cursor cursor
+        cdef uint64_t epoch
+        if size < HEADER or data[0] != MAGIC or data[1] != VERSION or data[3]:
+            return False
+        request.op = data[2]
+        if request.op < HEARTBEAT or request.op > GET:
+            return False
+        request.request_id = load32(data + 4)
+        request.size = HEADER + <size_t>load32(data + 8)
+        request.sender_ms = load32(data + 12)
+        if request.size > self.frame_bytes_max or request.size > size:
+            return False
+        cursor.at = data + HEADER
+        cursor.end = data + request.size
+        if not (
+            take_array_of_3(&cursor)
+            and take_uint(&cursor, 0xFFFFFFFF, &epoch)
+            and take_uint(&cursor, 0xFFFFFFFF, &request.argument)
+            and take_keys(&cursor, request)
+        ):
+            return False
+        if request.op == HEARTBEAT and request.argument or request.op == GET and request.argument > WANT_AGES:
+            return False
+        return request.count <= self.keys_max
+
+    cdef bint ensure(self, size_t more) noexcept nogil:
+        cdef size_t wanted = self.used + more
+        cdef uint8_t *larger
+        if wanted <= self.room:
+            return True
+        wanted = max(wanted, 2 * self.room)
+        larger = <uint8_t *>realloc(self.out, wanted)
+        if larger == NULL:
+            return False
+        self.out = larger
+        self.room = wanted
+        return True
+
+    cdef void answer_write(self, const Request *request, FrameAge age, int64_t now, uint64_t epoch) noexcept nogil:
+        cdef int64_t age_ms = age.age_of(request.sender_ms, now)
+        cdef RawTally tally
+        cdef uint8_t *at = self.out + self.used + HEADER
+        self.age_max = max(self.age_max, age_ms)
+        age_ms = min(age_ms, <int64_t>(2 * self.ttl_ms))
+        if request.op == HEARTBEAT:
+            tally = self.table.raw_heartbeat(request.keys, request.count, age_ms)
+        else:
+            tally = self.table.raw_leave(
+                request.keys, request.count, age_ms, <int64_t>min(request.argument, self.ttl_ms)
+            )
+        self.sum.accepted += tally.accepted
+        self.sum.stale += tally.stale
+        self.sum.refused += tally.refused
+        self.sum.moved += tally.moved
+        at[0] = 0x95
+        at = put_uint(at + 1, epoch)
+        at = put_uint(at, tally.accepted)
+        at = put_uint(at, tally.stale)
+        at = put_uint(at, tally.refused)
+        at = put_uint(at, tally.moved)
+        self.finish(request, at, now)
+
+    cdef void answer_get(
+        self, const Request *request, FrameAge age, int64_t now, uint64_t epoch, uint64_t warming
+    ) noexcept nogil:
+        cdef uint8_t *at = self.out + self.used + HEADER
+        age.age_of(request.sender_ms, now)
+        self.keys_read += request.count
+        at[0] = 0x95
+        at = put_uint(at + 1, epoch)
+        at = put_uint(at, warming)
+        at = put_uint(at, request.count)
+        at = put_bin(at, (request.count + 3) >> 2)
+        self.table.raw_get(request.keys, request.count, at)
+        at += (request.count + 3) >> 2
+        if request.argument:
+            at = put_bin(at, request.count)
+            self.table.raw_ages(request.keys, request.count, at)
+            at += request.count
+        else:
+            at = put_bin(at, 0)
+        self.finish(request, at, now)
+
+    cdef void finish(self, const Request *request, const uint8_t *end, int64_t now) noexcept nogil:
+        # The header comes last, when the body's length is known.
+        cdef uint8_t *header = self.out + self.used
+        header[0] = MAGIC
+        header[1] = VERSION
+        header[2] = <uint8_t>request.op
+        header[3] = REPLY
+        store32(header + 4, request.request_id)
+        store32(header + 8, <uint32_t>(end - header - HEADER))
+        store32(header + 12, <uint32_t>now)
+        self.used = end - self.out
+        self.frame_counts[request.op] += 1
+        self.counted = True
+
+    def collect(self, stats):
+        """Move what was counted since the last call into ``stats``."""
+        if not self.counted:
+            return
+        self.counted = False
+        requests = stats.requests
+        for op in (HEARTBEAT, LEAVE, GET):
+            requests[op] += self.frame_counts[op]
+        stats.keys_accepted += self.sum.accepted
+        stats.keys_stale += self.sum.stale
+        stats.keys_refused += self.sum.refused
+        stats.keys_moved += self.sum.moved
+        stats.keys_read += self.keys_read
+        stats.frame_age_ms_max = max(stats.frame_age_ms_max, self.age_max)
+        memset(self.frame_counts, 0, sizeof(self.frame_counts))
+        memset(&self.sum, 0, sizeof(RawTally))
+        self.keys_read = 0
