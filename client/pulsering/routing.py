@@ -2,8 +2,8 @@
 
 A read keeps one byte of evidence a key. Each answer, or the lack of one, sets bits in it; a translate table
 turns the byte into a status and a reason when nobody is left to ask. Sockets, retries and time are elsewhere.
-Invariant: online is believed from anyone; offline only from a warm owner that no other reachable owner casts
-doubt on; everything else is unknown.
+Invariant: online is believed from anyone; offline only when every owner that is reachable and warm says so,
+and one does; everything else is unknown. A cold owner has no say: what it missed, a warm one has heard.
 """
 
 from array import array
@@ -32,14 +32,14 @@ class Evidence(IntFlag):
 def _verdict(evidence: int) -> tuple[Status, Reason]:
     if evidence & Evidence.ONLINE:
         return Status.ONLINE, Reason.NONE
-    if evidence & Evidence.COLD:
-        return Status.UNKNOWN, Reason.COLD
     if evidence & Evidence.MOVED:
         return Status.UNKNOWN, Reason.MOVED
     if evidence & Evidence.OVERLOADED:
         return Status.UNKNOWN, Reason.OVERLOADED
     if evidence & Evidence.OFFLINE:
         return Status.OFFLINE, Reason.NONE
+    if evidence & Evidence.COLD:
+        return Status.UNKNOWN, Reason.COLD
     return Status.UNKNOWN, Reason.UNREACHABLE
 
 

@@ -65,12 +65,23 @@ def test_the_second_owner_may_prove_online(one: int, other: int) -> None:
 
 
 @pytest.mark.parametrize(("one", "other"), [(COLD, OFFLINE), (OFFLINE, COLD)])
-def test_a_cold_owner_forbids_offline(one: int, other: int) -> None:
+def test_a_cold_owner_has_no_say_beside_a_warm_one(one: int, other: int) -> None:
+    """A restarted node leaves nobody unknown whom its other owner knows to be offline."""
     view = View()
     first, second = owners(view, 1)
     hand = read(view, 1)
     hand.state(first, one)
     hand.state(second, other)
+    assert verdict(hand) == [OFF]
+
+
+def test_cold_owners_alone_cannot_say_offline() -> None:
+    """Scenario 25."""
+    view = View()
+    first, second = owners(view, 1)
+    hand = read(view, 1)
+    hand.state(first, COLD)
+    hand.state(second, COLD)
     assert verdict(hand) == [unknown(Reason.COLD)]
 
 
