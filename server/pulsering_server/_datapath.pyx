@@ -2,17 +2,17 @@
 # cython: embedsignature=False, auto_pickle=False, autotestdict=False
 """From socket buffer to table and back without a Python object per frame: HEARTBEAT, LEAVE and GET.
 
-``DataPath.run`` takes what one connection has delivered and answers every complete, well-formed data-plane frame at
-its front into one buffer of replies. Anything else (another op, a bound exceeded, a byte that is wrong) it
-leaves where it is and says so by the offset it returns: the session looks at that frame in Python, where every
-error has its words. So this file knows only the happy path, and the session is its specification: the same
-bytes must give the same answers with it and without it. No socket, no clock.
+``DataPath.run`` takes what one connection has delivered and answers every complete, well-formed data-plane
+frame at its front into one buffer of replies. Anything else (another op, a bound exceeded, a byte that is
+wrong) it leaves where it is and says so by the offset it returns: the session looks at that frame in Python,
+where every error has its words. So this file knows only the happy path, and the session is its specification:
+the same bytes must give the same answers with it and without it. No socket, no clock.
 """
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
 
@@ -85,7 +85,7 @@ cdef class FrameAge:
         return late_us // 1000
 
 
-# --- msgpack: the few forms that the data plane reads and writes ------------------------------------------------
+# --- msgpack: the few forms that the data plane reads and writes --------------------------------------------
 
 cdef struct Cursor:
     const uint8_t *at
@@ -194,7 +194,8 @@ cdef inline void store32(uint8_t *at, uint32_t word) noexcept nogil:
 cdef class DataPath:
     """Runs data-plane frames against one node's table; shared by all its connections.
 
-    ``keys_per_frame`` and ``frame_bytes_max`` are the node's limits. What it counts, plain ints, ``collect`` hands over.
+    ``keys_per_frame`` and ``frame_bytes_max`` are the node's limits. What it counts, plain ints, ``collect``
+    hands over.
     """
 
     cdef Table table
@@ -244,7 +245,15 @@ cdef class DataPath:
             with nogil:
                 self.table.raw_advance(now)
                 answered = self.run_frames(
-                    <const uint8_t *>view.buf, &offset, view.len, frame_age, now, epoch_now, warming, frames, bound,
+                    <const uint8_t *>view.buf,
+                    &offset,
+                    view.len,
+                    frame_age,
+                    now,
+                    epoch_now,
+                    warming,
+                    frames,
+                    bound,
                     &failed,
                 )
             if failed:
@@ -312,7 +321,9 @@ cdef class DataPath:
         self.room = wanted
         return True
 
-    cdef void answer_write(self, const Request *request, FrameAge age, int64_t now, uint64_t epoch) noexcept nogil:
+    cdef void answer_write(
+        self, const Request *request, FrameAge age, int64_t now, uint64_t epoch
+    ) noexcept nogil:
         cdef int64_t age_ms = age.age_of(request.sender_ms, now)
         cdef RawTally tally
         cdef uint8_t *at = self.out + self.used + HEADER
