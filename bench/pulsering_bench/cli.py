@@ -65,3 +65,33 @@ def _need_extra(verb: str) -> None:
 @bench.callback()
 def _bench() -> None:
     """Measure a part of Pulsering on this machine."""
+
+
+@bench.command()
+def node(
+    users: Annotated[int, typer.Option(min=10_000, help="Users resident on the node.")] = 10_000_000,
+    batch: Annotated[int, typer.Option(min=1, max=8192, help="Users in a call.")] = 8192,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long each loop runs.")] = 5.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, last.")] = False,
+) -> None:
+    """One node through the real client: users a second, CPU a million, latency of a page.
+
+    \b
+    [dim]pulsering bench node --users 100000000[/]
+    """
+    _need_extra("bench node")
+    import asyncio
+    import json
+    from dataclasses import asdict
+
+    from pulsering_bench.node import measure
+
+    figures = asdict(
+        asyncio.run(measure(users, batch, seconds, lambda step: typer.echo(f"  {step}", err=True)))
+    )
+    if as_json:
+        typer.echo(json.dumps(figures))
+    else:
+        for name, value in figures.items():
+            typer.echo(f"{name:28} {value if isinstance(value, int | str) else round(value, 4):>16}")
+    raise typer.Exit(1 if figures["wrong_answers"] else 0)
