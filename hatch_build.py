@@ -2,7 +2,8 @@
 
 Editable installs get each shared object next to its source; wheels carry them as artifacts. ``python
 hatch_build.py`` rebuilds in place without reinstalling. ``PULSERING_KERNEL=debug`` compiles in the
-invariant checks, bounds checks and line tracing (for coverage).
+invariant checks, bounds checks and line tracing (for coverage); ``PULSERING_KERNEL=sanitize`` the invariant
+checks under AddressSanitizer and UndefinedBehaviorSanitizer, to be run with gcc's ``libasan`` preloaded.
 """
 
 import os
@@ -12,6 +13,13 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 ROOTS = (Path("client"), Path("server"))
+SANITIZED = [
+    "-O1",
+    "-g",
+    "-fno-omit-frame-pointer",
+    "-fsanitize=address,undefined",
+    "-fno-sanitize-recover=undefined",
+]
 
 
 def build_kernels() -> None:
@@ -20,14 +28,18 @@ def build_kernels() -> None:
     from setuptools import Distribution, Extension
     from setuptools.command.build_ext import build_ext
 
-    debug = os.environ.get("PULSERING_KERNEL") == "debug"
+    kind = os.environ.get("PULSERING_KERNEL", "")
+    debug, sanitize = kind == "debug", kind == "sanitize"
+    macros = [("PULSERING_DEBUG", "1")] if debug or sanitize else []
+    flags = ["-O0", "-g"] if debug else SANITIZED if sanitize else ["-O3"]
     for root in ROOTS:
         extensions = [
             Extension(
                 ".".join(source.relative_to(root).with_suffix("").parts),
                 [str(source)],
-                define_macros=[("CYTHON_TRACE", "1"), ("PULSERING_DEBUG", "1")] if debug else [],
-                extra_compile_args=["-O0", "-g"] if debug else ["-O3"],
+                define_macros=[*macros, ("CYTHON_TRACE", "1")] if debug else macros,
+                extra_compile_args=flags,
+                extra_link_args=SANITIZED if sanitize else [],
             )
             for source in sorted(root.rglob("*.pyx"))
         ]
@@ -48,7 +60,7 @@ def build_kernels() -> None:
             )
         )
         command.inplace = True
-        command.force = debug
+        command.force = debug or sanitize
         command.ensure_finalized()
         command.run()
 

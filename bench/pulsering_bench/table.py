@@ -1,9 +1,10 @@
 """How much memory and time the shard table takes for N users, and whether it ever answers wrong.
 
-Strategy: users are the numbers 0..N-1 run through a bijective mix, so that any of them, present or absent, can be
-made again by numpy outside the timed parts. One thread; rates are users per second of that thread's CPU time, so
-that other work on the machine does not count against the table. Invariant: what is timed is a call of the public
-face with a batch of ``BATCH`` keys, or a slice of maintenance with the budget a node would pass in.
+Strategy: users are the numbers 0..N-1 run through a bijective mix, so that any of them, present or absent,
+can be made again by numpy outside the timed parts. One thread; rates are users per second of that thread's
+CPU time, so that other work on the machine does not count against the table. Invariant: what is timed is a
+call of the public face with a batch of ``BATCH`` keys, or a slice of maintenance with the budget a node would
+pass in.
 """
 
 from __future__ import annotations
@@ -80,8 +81,8 @@ def require_memory(users: int) -> None:
     if needed > available:
         fits = max(0, int((available - BYTES_BESIDE) / BYTES_A_USER))
         raise MemoryError(
-            f"{users:,} users need about {needed / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are available: "
-            f"free some, or take --users {fits} at most"
+            f"{users:,} users need about {needed / 2**30:.1f} GiB, but {available / 2**30:.1f} GiB are "
+            f"available: free some, or take --users {fits} at most"
         )
 
 
@@ -185,7 +186,7 @@ class _Run:
 
 
 def run(users: int, advance: Advance = lambda phase, done, total: None) -> TableFigures:
-    """Measure a table of ``users`` users. MemoryError when it would not fit; ValueError for fewer than one."""
+    """Measure a table of ``users`` users. MemoryError if it would not fit; ValueError for none."""
     if users < 1:
         raise ValueError(f"users must be at least 1, not {users}")
     require_memory(users)
@@ -230,7 +231,8 @@ def lines_of(figures: TableFigures) -> list[str]:
     """The figures as lines for people."""
     return [
         f"users               {figures.users:>16,}",
-        f"bytes a user        {figures.bytes_per_user:>16.2f}   at most, from 10 M users on, {figures.bytes_per_user_max:.2f}",
+        f"bytes a user        {figures.bytes_per_user:>16.2f}",
+        f"  the most, 10 M on {figures.bytes_per_user_max:>16.2f}",
         f"resident            {figures.rss_bytes / 1e9:>16.3f} GB",
         f"insert              {figures.insert_per_s / 1e6:>16.1f} M users/s",
         f"refresh             {figures.refresh_per_s / 1e6:>16.1f} M users/s",

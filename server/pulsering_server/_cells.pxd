@@ -1,9 +1,9 @@
 """Extendible hashing over 1 KiB cells: the annex (entries that found no line) and the ledger (leaves).
 
-Cells are ordered by the mixed key: the directory is indexed by its top bits, a full cell splits in two, two poor
-neighbours merge. Growing moves one cell at a time, and the last cell moves into a freed one's place, so memory
-is dense and goes back to the system from its end. Where keys are too much alike to be split, cells chain.
-Invariant: a cell of depth d holds exactly the keys that share the top d bits of its ``low``.
+Cells are ordered by the mixed key: the directory is indexed by its top bits, a full cell splits in two, two
+poor neighbours merge. Growing moves one cell at a time, and the last cell moves into a freed one's place, so
+memory is dense and goes back to the system from its end. Where keys are too much alike to be split, cells
+chain. Invariant: a cell of depth d holds exactly the keys that share the top d bits of its ``low``.
 """
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -47,7 +47,8 @@ cdef struct Hit:
 
 
 cdef inline void* reserved(size_t size, size_t least, size_t* got) noexcept nogil:
-    """Address space for ``size`` bytes, or for less down to ``least`` where the system is strict; NULL if none."""
+    """Address space for ``size`` bytes, or for less down to ``least`` where the system is strict; NULL if
+    none."""
     cdef void* at
     while size >= least:
         at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0)
@@ -172,7 +173,9 @@ cdef inline Cell* cells_new(Cells* cells) noexcept nogil:
     return cell
 
 
-cdef inline void cells_append(const Cells* cells, Cell* cell, uint64_t key, const uint8_t* payload) noexcept nogil:
+cdef inline void cells_append(
+    const Cells* cells, Cell* cell, uint64_t key, const uint8_t* payload,
+) noexcept nogil:
     cdef int i = cell.count
     keys_in(cell)[i] = key
     tags_in(cells, cell)[i] = tag_of(key)

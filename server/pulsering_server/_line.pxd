@@ -1,10 +1,10 @@
 """One 64-byte cache line of the table: where its entries' bits lie, and how to find, put, move and drop one.
 
-A line is a structure of arrays: C tags (low 8 bits of the key's rest), C codes (the deadline's spoke, 0 = empty), C
-packed fields (the other bits of the rest), and in the top six bits of byte 63: a guest count, NEXT and ANNEX.
-Natives fill slots from 0; guests, entries whose home is the line before, fill slots from C - 1 down. All-zero
-is a valid empty line. Words are read by memcpy as little-endian, so alignment and byte order do not matter.
-Invariant: a line with guests has NEXT set in the line before it, and no line else has.
+A line is a structure of arrays: C tags (low 8 bits of the key's rest), C codes (the deadline's spoke, 0 =
+empty), C packed fields (the other bits of the rest), and in the top six bits of byte 63: a guest count, NEXT
+and ANNEX. Natives fill slots from 0; guests, entries whose home is the line before, fill slots from C - 1
+down. All-zero is a valid empty line. Words are read by memcpy as little-endian, so alignment and byte order
+do not matter. Invariant: a line with guests has NEXT set in the line before it, and no line else has.
 """
 
 from libc.stdint cimport uint8_t, uint64_t
@@ -172,35 +172,44 @@ cdef inline void drop(uint8_t* line, int kind, int i) noexcept nogil:
         line[capacity(kind) + i] = 0
 
 
-cdef inline int free_native(const uint8_t* line, int kind, const uint8_t* rank) noexcept nogil:
-    """A native slot that is empty, else one whose entry has expired, else -1."""
+cdef inline int empty_native(const uint8_t* line, int kind) noexcept nogil:
+    """The first empty native slot, or -1; eight codes are looked at at a time."""
     cdef int c = capacity(kind), last = c - guests(line), i
-    for i in range(last):
-        if not line[c + i]:
-            return i
-    for i in range(last):
-        if not rank[line[c + i]]:
-            return i
+    cdef uint64_t ones = 0x0101010101010101
+    cdef uint64_t x = load64(line + c)
+    cdef uint64_t hits = (x - ones) & ~x & (ones << 7)  # its lowest bit is exact
+    if hits:
+        i = ctz(hits) >> 3
+        return i if i < last else -1
+    if c > 8:
+        x = load64(line + c + 8)
+        hits = (x - ones) & ~x & (ones << 7)
+        if hits:
+            i = 8 + (ctz(hits) >> 3)
+            return i if i < last else -1
     return -1
 
 
 cdef inline int room(uint8_t* line, int kind, const uint8_t* rank, int* freed) noexcept nogil:
-    """As ``free_native``, after sending expired guests away if need be; counts into ``freed`` what it dropped."""
-    cdef int i = free_native(line, kind, rank)
-    cdef int c = capacity(kind), g
-    if i < 0:
-        g = c - guests(line)
-        while g < c and rank[line[c + g]]:
-            g += 1
-        if g < c:
-            i = c - guests(line)
-            drop_guest(line, kind, g)
+    """An empty native slot, made by dropping an expired entry if need be; -1 if there is none.
+
+    ``rank`` is NULL where nothing can have expired; ``freed`` counts what was dropped.
+    """
+    cdef int i = empty_native(line, kind), c = capacity(kind), last
+    if i >= 0 or rank == NULL:
+        return i
+    last = c - guests(line)
+    for i in range(last):
+        if not rank[line[c + i]]:
+            line[c + i] = 0
             freed[0] += 1
             return i
-    elif line[c + i]:
-        line[c + i] = 0
-        freed[0] += 1
-    return i
+    for i in range(last, c):
+        if not rank[line[c + i]]:
+            drop_guest(line, kind, i)
+            freed[0] += 1
+            return last
+    return -1
 
 
 cdef inline bint settle(

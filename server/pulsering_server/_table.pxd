@@ -1,7 +1,8 @@
-"""The table's internal header, for native callers that run frames from a socket buffer without Python objects.
+"""The table's internal header, for native callers that run frames from a socket buffer without Python
+objects.
 
-The ``raw`` methods take packed little-endian u64 keys at any alignment, need no GIL beyond exclusive use of the
-table, and expect ``raw_advance`` to have been called with the same ``now``.
+The ``raw`` methods take packed little-endian u64 keys at any alignment, need no GIL beyond exclusive use of
+the table, and expect ``raw_advance`` to have been called with the same ``now``.
 """
 
 cimport cython
@@ -30,6 +31,7 @@ cdef struct Place:
 cdef struct Grouping:
     int64_t first      # deadline tick from which it counts
     uint16_t* groups
+
 
 @cython.final
 cdef class Table:
@@ -92,7 +94,8 @@ cdef class Table:
 
     cdef void raw_advance(self, int64_t now_ms) noexcept nogil
     cdef RawTally raw_heartbeat(self, const uint8_t* keys, size_t n, int64_t age_ms) noexcept nogil
-    cdef RawTally raw_leave(self, const uint8_t* keys, size_t n, int64_t age_ms, int64_t grace_ms) noexcept nogil
+    cdef RawTally raw_leave(
+        self, const uint8_t* keys, size_t n, int64_t age_ms, int64_t grace_ms) noexcept nogil
     cdef void raw_get(self, const uint8_t* keys, size_t n, uint8_t* states) noexcept nogil
     cdef void raw_ages(self, const uint8_t* keys, size_t n, uint8_t* ages) noexcept nogil
     cdef uint32_t raw_groups(self) noexcept nogil
@@ -109,9 +112,12 @@ cdef class Table:
     cdef uint64_t _memory(self) noexcept nogil
     cdef Place _place(self, uint64_t mixed) noexcept nogil
     cdef bint _insert(self, Place place, uint64_t mixed, uint8_t code, int rank, bint may_grow) noexcept nogil
-    cdef int _beat(self, Place place, uint64_t mixed, uint64_t slot, uint8_t code, int rank, int64_t said) noexcept nogil
-    cdef int _beat_far(self, Place place, uint64_t mixed, uint64_t slot, uint8_t code, int rank, int64_t said) noexcept nogil
-    cdef int _leave_one(self, Place place, uint64_t mixed, uint64_t slot, int64_t said, int64_t grace) noexcept nogil
+    cdef int _beat(
+        self, Place place, uint64_t mixed, uint64_t slot, uint8_t code, int rank, int64_t said) noexcept nogil
+    cdef int _beat_far(
+        self, Place place, uint64_t mixed, uint64_t slot, uint8_t code, int rank, int64_t said) noexcept nogil
+    cdef int _leave_one(
+        self, Place place, uint64_t mixed, uint64_t slot, int64_t said, int64_t grace) noexcept nogil
     cdef int _rank_far(self, uint64_t mixed, int64_t* beat) noexcept nogil
     cdef int _rank_of(self, Place place, uint64_t mixed, int64_t* beat) noexcept nogil
     cdef void _resize(self) noexcept nogil
@@ -122,9 +128,11 @@ cdef class Table:
     cdef uint64_t _sweep(self, uint64_t budget) noexcept nogil
     cdef bint _block_still_empty(self, uint64_t start, uint64_t end) noexcept nogil
     cdef int _debug(self) except -1
+    cdef void _fetch(self, const uint8_t* key) noexcept nogil
     cdef int _reach(self, Place place, uint64_t mixed) noexcept nogil
     cdef bint _sweep_line(self, uint64_t at) noexcept nogil
-    cdef void _pull(self, uint64_t at) noexcept nogil
+    cdef bint _pull(self, uint64_t low, uint64_t high) noexcept nogil
+    cdef bint _settle(self, Place place, uint64_t mixed, uint8_t code) noexcept nogil
     cdef void _sweep_cell(self, Cells* cells, uint32_t* hand, bint ledger) noexcept nogil
     cdef void _choose_block(self) noexcept nogil
     cdef void _reset_blocks(self, int64_t tick) noexcept nogil

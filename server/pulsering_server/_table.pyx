@@ -2,19 +2,20 @@
 # cython: auto_pickle=False, autotestdict=False
 """The shard table, compiled: one array of cache lines that is its own timing wheel.
 
-``_table_reference.py`` is the specification; ``docs/table.md`` draws the layout. Strategy: a bijective mix of the
-key times the number of lines gives the home line (high half) and the rest that is stored (low half), so lines stay
-sorted by mixed key and the table grows and shrinks in place behind a frontier, a few lines at a time. An entry's
-code is its deadline's spoke on a ring of 255; at most 81 are alive, and every line is swept before a code comes
-round again. Invariants: an answer follows from code and ``now``, never from the sweep; the counters equal a
-recount (``_verify``); no call reads a clock, does I/O or waits. Memory only: mmap and madvise.
+``_table_reference.py`` is the specification; ``docs/table.md`` draws the layout. Strategy: a bijective mix of
+the key times the number of lines gives the home line (high half) and the rest that is stored (low half), so
+lines stay sorted by mixed key and the table grows and shrinks in place behind a frontier, a few lines at a
+time. An entry's code is its deadline's spoke on a ring of 255; at most 81 are alive, and every line is swept
+before a code comes round again. Invariants: an answer follows from code and ``now``, never from the sweep;
+the counters equal a recount (``_verify``); no call reads a clock, does I/O or waits. Memory only: mmap and
+madvise.
 """
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
 from pulsering_server._cells cimport (
@@ -22,8 +23,8 @@ from pulsering_server._cells cimport (
     cells_first, cells_open, cells_remove, keys_in, madvise, munmap, payload_in, reserved,
 )
 from pulsering_server._line cimport (
-    ANNEX, GUESTS, LINE, META, NEXT, capacity, drop, drop_guest, fetch, find, guests, likely, load64, rest_at,
-    set_guests, settle, wide,
+    ANNEX, GUESTS, LINE, META, NEXT, capacity, drop, drop_guest, empty_native, fetch, find, guests, load64,
+    rest_at, set_guests, settle, wide,
 )
 
 import os as _os
@@ -49,11 +50,12 @@ cdef enum:
     SLOT_SHIFT = 50
     NOT_OWNED = 0xFFFF
     RING = 255
-    AHEAD = 64  # keys whose lines are fetched before the first is applied
+    AHEAD = 32  # how many keys before its turn a key's line is fetched
     REACH = 8  # lines that may hand an entry on before it goes to the annex
     BLOCK_LINES = 32768  # 2 MiB, the unit of sweeping and of giving back
     LINES_START = 1024
     PAY = 3  # lines migrated for each new user
+    PAY_LINES = 256  # and how many of them at a time
     IDLE = 0
     GROWING = 1
     SHRINKING = 2
@@ -65,8 +67,8 @@ cdef enum:
     FIT_PERCENT = 80  # what shrinking aims at
     CELL_LINES = 16  # a cell of the annex is as much work as so many lines
 
-# x ^= x >> 32 brings the high bits into the low half; the odd multiplier, 2^64 / golden ratio (Knuth, TAOCP 6.4),
-# brings the low bits up. Both steps can be undone.
+# x ^= x >> 32 brings the high bits into the low half; the odd multiplier, 2^64 / golden ratio (Knuth, TAOCP
+# 6.4), brings the low bits up. Both steps can be undone.
 cdef uint64_t GOLDEN = 0x9E3779B97F4A7C15
 cdef uint64_t GOLDEN_INVERSE = 0xF1DE83E19937733D
 
@@ -86,7 +88,8 @@ cdef inline uint64_t home_of(const Geometry* geometry, uint64_t mixed) noexcept 
 
 
 cdef inline uint64_t first_of(const Geometry* geometry, uint64_t line) noexcept nogil:
-    """The smallest mixed key whose home is ``line``: ceil(line * 2^64 / lines); 0 for the line past the end."""
+    """The smallest mixed key whose home is ``line``: ceil(line * 2^64 / lines); 0 for the line past the
+    end."""
     cdef uint64_t part
     if line >= geometry.lines:
         return 0
@@ -321,7 +324,7 @@ cdef class Table:
         states = PyBytes_FromStringAndSize(<char*>view.buf, view.len)
         PyBuffer_Release(&view)
         if len(packed) != 2 * SLOTS:
-            raise ValueError(f"groups must be {SLOTS} native u16 ({2 * SLOTS} bytes), not {len(packed)} bytes")
+            raise ValueError(f"groups must be {SLOTS} native u16, not {len(packed)} bytes")
         if len(states) != SLOTS:
             raise ValueError(f"absent must be {SLOTS} bytes, one state a slot, not {len(states)}")
         if not set(states) <= {0, 2, 3}:
@@ -412,10 +415,18 @@ cdef class Table:
         place.kind = g.kind
         return place
 
+    cdef void _fetch(self, const uint8_t* key) noexcept nogil:
+        """Have a key's home line, and the next where a fifth of all users are guests, brought into the
+        cache."""
+        cdef Place place = self._place(mixed_of(load64(key)))
+        fetch(place.line)
+        fetch(place.line + LINE)
+
     cdef int _reach(self, Place place, uint64_t mixed) noexcept nogil:
         """How many lines after a home may take its guests: up to the end of its order, REACH at most."""
         cdef uint64_t line = (place.line - self._base) // LINE, end = self._old.lines
-        cdef bint old = self._phase == IDLE or (home_of(&self._old, mixed) < self._frontier) == (self._phase == GROWING)
+        cdef bint below = home_of(&self._old, mixed) < self._frontier
+        cdef bint old = self._phase == IDLE or below == (self._phase == GROWING)
         if self._phase == GROWING:
             end = self._frontier if old else self._new.lines
         elif self._phase == SHRINKING and not old:
@@ -432,15 +443,26 @@ cdef class Table:
     cdef bint _may_grow(self) noexcept nogil:
         return not self._memory_max or self._memory() + 4096 <= self._memory_max
 
-    cdef bint _insert(self, Place place, uint64_t mixed, uint8_t code, int rank, bint may_grow) noexcept nogil:
+    cdef bint _settle(self, Place place, uint64_t mixed, uint8_t code) noexcept nogil:
+        """Put a key that is in no line into its home or, by guests, beside it; False if there is no room."""
+        cdef int freed = 0, reach
+        cdef bint done
+        # Nothing can have expired unswept while no more is held than is online.
+        cdef bint clean = self._held + self._annex.count + self._ledger.count <= self._online
+        reach = 0 if empty_native(place.line, place.kind) >= 0 else self._reach(place, mixed)
+        done = settle(
+            place.line, place.kind, place.rest, code, NULL if clean else self._rank, reach, &freed)
+        self._held += done - freed
+        return done
+
+    cdef bint _insert(
+        self, Place place, uint64_t mixed, uint8_t code, int rank, bint may_grow,
+    ) noexcept nogil:
         """Give a key that is nowhere a place: its line, the next, the annex. False if there is no memory."""
-        cdef int freed = 0
         cdef uint32_t deadline
         cdef uint8_t* payload
-        if settle(place.line, place.kind, place.rest, code, self._rank, self._reach(place, mixed), &freed):
-            self._held += 1 - freed
+        if self._settle(place, mixed, code):
             return True
-        self._held -= freed
         payload = cells_add(&self._annex, mixed, may_grow)
         if payload == NULL:
             return False
@@ -490,11 +512,14 @@ cdef class Table:
         self, Place place, uint64_t mixed, uint64_t slot, uint8_t code, int rank, int64_t said,
     ) noexcept nogil:
         """A heartbeat of a key that is in no line, though the annex or the ledger may have it."""
-        cdef Hit leave = cells_find(&self._ledger, mixed), hit
+        cdef Hit leave, hit
         cdef int64_t left
         cdef uint32_t deadline
         cdef int before = 0
         hit.cell = NULL
+        leave.cell = NULL
+        if self._ledger.count:
+            leave = cells_find(&self._ledger, mixed)
         if leave.cell != NULL:
             memcpy(&left, payload_in(&self._ledger, leave.cell, leave.i), 8)
             if self._tick_of(left) + self._ticks + 1 > self._tick:
@@ -528,36 +553,32 @@ cdef class Table:
 
     cdef RawTally raw_heartbeat(self, const uint8_t* keys, size_t n, int64_t age_ms) noexcept nogil:
         cdef uint64_t[4] tally
-        cdef uint64_t[AHEAD] mixed
-        cdef uint64_t[AHEAD] slots
-        cdef Place[AHEAD] places
         cdef int64_t said = self._now - age_ms
         cdef int64_t deadline = self._tick_of(said) + self._ticks + 1
         cdef const uint16_t* owned = self._groupings[self._groupings_used - 1].groups
         cdef bint stale = deadline <= self._tick
         cdef int rank = 0 if stale else <int>(deadline - self._tick)
         cdef uint8_t code = self._code(rank)
-        cdef size_t at = 0, i, m
-        cdef uint64_t key
+        cdef size_t i
+        cdef uint64_t key, mixed
         memset(tally, 0, sizeof(tally))
-        while at < n:
-            m = min(n - at, <size_t>AHEAD)
-            for i in range(m):
-                key = load64(keys + 8 * (at + i))
-                slots[i] = key >> SLOT_SHIFT
-                mixed[i] = mixed_of(key)
-                places[i] = self._place(mixed[i])
-                fetch(places[i].line)
-            for i in range(m):
-                if owned[slots[i]] == NOT_OWNED:
-                    tally[ELSEWHERE] += 1
-                elif stale:
-                    tally[STALE] += 1
-                else:
-                    tally[self._beat(places[i], mixed[i], slots[i], code, rank, said)] += 1
-            at += m
-            if self._pay:
-                self._resize()
+        for i in range(min(n, <size_t>AHEAD)):
+            self._fetch(keys + 8 * i)
+        for i in range(n):
+            if i + AHEAD < n:
+                self._fetch(keys + 8 * (i + AHEAD))
+            key = load64(keys + 8 * i)
+            if owned[key >> SLOT_SHIFT] == NOT_OWNED:
+                tally[ELSEWHERE] += 1
+            elif stale:
+                tally[STALE] += 1
+            else:
+                mixed = mixed_of(key)
+                tally[self._beat(self._place(mixed), mixed, key >> SLOT_SHIFT, code, rank, said)] += 1
+                if self._pay >= PAY_LINES:
+                    self._resize()
+        if self._pay:
+            self._resize()
         return self._tallied(tally)
 
     cdef RawTally _tallied(self, const uint64_t* tally) noexcept nogil:
@@ -625,7 +646,8 @@ cdef class Table:
             if self._tick_of(said) < beat:
                 return STALE
             if grace:
-                after = <int>min(<int64_t>before, max(self._tick_of(said + grace) + 1 - self._tick, <int64_t>0))
+                after = <int>max(self._tick_of(said + grace) + 1 - self._tick, <int64_t>0)
+                after = min(before, after)
         if known.cell == NULL:
             payload = cells_add(&self._ledger, mixed, self._may_grow())
             if payload == NULL:
@@ -651,7 +673,9 @@ cdef class Table:
             self._count_in(slot, self._code(after))
         return ACCEPTED
 
-    cdef RawTally raw_leave(self, const uint8_t* keys, size_t n, int64_t age_ms, int64_t grace_ms) noexcept nogil:
+    cdef RawTally raw_leave(
+        self, const uint8_t* keys, size_t n, int64_t age_ms, int64_t grace_ms,
+    ) noexcept nogil:
         cdef uint64_t[4] tally
         cdef int64_t said = self._now - age_ms
         cdef int64_t grace = min(grace_ms, 2 * self._ttl)  # longer shortens nothing, and cannot overflow
@@ -660,8 +684,8 @@ cdef class Table:
         cdef size_t i
         memset(tally, 0, sizeof(tally))
         for i in range(n):
-            if i + 16 < n:
-                fetch(self._place(mixed_of(load64(keys + 8 * (i + 16)))).line)
+            if i + AHEAD < n:
+                self._fetch(keys + 8 * (i + AHEAD))
             key = load64(keys + 8 * i)
             if owned[key >> SLOT_SHIFT] == NOT_OWNED:
                 tally[ELSEWHERE] += 1
@@ -688,10 +712,13 @@ cdef class Table:
     # --- reads ---
 
     cdef int _rank_far(self, uint64_t mixed, int64_t* beat) noexcept nogil:
-        cdef Hit hit = cells_find(&self._ledger, mixed)
+        cdef Hit hit
         cdef int64_t left
         cdef uint32_t word
         cdef int rank
+        hit.cell = NULL
+        if self._ledger.count:
+            hit = cells_find(&self._ledger, mixed)
         if hit.cell != NULL:
             memcpy(&left, payload_in(&self._ledger, hit.cell, hit.i), 8)
             if self._tick_of(left) + self._ticks + 1 <= self._tick:
@@ -709,7 +736,8 @@ cdef class Table:
         return rank
 
     cdef int _rank_of(self, Place place, uint64_t mixed, int64_t* beat) noexcept nogil:
-        """Ticks until the key's deadline, 0 if it is not online; ``beat`` its last heartbeat's tick if it is."""
+        """Ticks until the key's deadline, 0 if it is not online; ``beat`` its last heartbeat's tick if it
+        is."""
         cdef const uint8_t* line = place.line
         cdef int c = capacity(place.kind)
         cdef int i = find(line, place.kind, place.rest, 0, c - guests(line)), rank
@@ -726,34 +754,28 @@ cdef class Table:
         return rank
 
     cdef void raw_get(self, const uint8_t* keys, size_t n, uint8_t* states) noexcept nogil:
-        cdef uint64_t[AHEAD] mixed
-        cdef uint8_t[AHEAD] absent
-        cdef Place[AHEAD] places
-        cdef size_t at = 0, i, m
-        cdef uint64_t key
+        cdef size_t i
+        cdef uint64_t key, mixed
         cdef int64_t beat = 0
         cdef uint8_t state
         memset(states, 0, (n + 3) // 4)
-        while at < n:
-            m = min(n - at, <size_t>AHEAD)
-            for i in range(m):
-                key = load64(keys + 8 * (at + i))
-                absent[i] = self._absent[key >> SLOT_SHIFT]
-                mixed[i] = mixed_of(key)
-                places[i] = self._place(mixed[i])
-                fetch(places[i].line)
-            for i in range(m):
-                state = 1 if self._rank_of(places[i], mixed[i], &beat) else absent[i]
-                states[(at + i) >> 2] |= <uint8_t>(state << (2 * ((at + i) & 3)))
-            at += m
+        for i in range(min(n, <size_t>AHEAD)):
+            self._fetch(keys + 8 * i)
+        for i in range(n):
+            if i + AHEAD < n:
+                self._fetch(keys + 8 * (i + AHEAD))
+            key = load64(keys + 8 * i)
+            mixed = mixed_of(key)
+            state = 1 if self._rank_of(self._place(mixed), mixed, &beat) else self._absent[key >> SLOT_SHIFT]
+            states[i >> 2] |= <uint8_t>(state << (2 * (i & 3)))
 
     cdef void raw_ages(self, const uint8_t* keys, size_t n, uint8_t* ages) noexcept nogil:
         cdef size_t i
         cdef int64_t beat = 0
         cdef uint64_t mixed
         for i in range(n):
-            if i + 16 < n:
-                fetch(self._place(mixed_of(load64(keys + 8 * (i + 16)))).line)
+            if i + AHEAD < n:
+                self._fetch(keys + 8 * (i + AHEAD))
             mixed = mixed_of(load64(keys + 8 * i))
             ages[i] = 255
             if self._rank_of(self._place(mixed), mixed, &beat):
@@ -842,9 +864,9 @@ cdef class Table:
     cdef void _migrate_homes(self, uint64_t first, uint64_t last) noexcept nogil:
         """Take the entries of home lines ``first..last-1`` out of the old order and place them in the new.
 
-        Growing, the line after a home is free once the home has moved; line ``first`` may keep guests, whose home is
-        still to come. Shrinking, new places end before ``last``. Both hold from ``edge`` on; nearer to the front
-        a single call takes all homes at once.
+        Growing, the line after a home is free once the home has moved; line ``first`` may keep guests, whose
+        home is still to come. Shrinking, new places end before ``last``. Both hold from ``edge`` on; nearer
+        to the front a single call takes all homes at once.
         """
         cdef uint64_t[24] few_keys
         cdef uint8_t[24] few_codes
@@ -892,15 +914,17 @@ cdef class Table:
         else:
             memset(self._base + first * LINE, 0, (last - first) * LINE)
             self._frontier = last
-        for at in range(first, last):
-            if far[at - first]:
-                target = home_of(&self._new, first_of(&self._old, at))
-                stop = home_of(&self._new, first_of(&self._old, at + 1) - 1)
-                while target <= stop:
-                    self._base[target * LINE + META] |= ANNEX
-                    target += 1
         for k in range(taken):
             self._insert(self._place(mixed[k]), mixed[k], codes[k], self._rank[codes[k]], True)
+        for at in range(first, last):
+            if far[at - first]:
+                low = first_of(&self._old, at)
+                stop = first_of(&self._old, at + 1) - 1
+                if not self._pull(low, stop):
+                    target = home_of(&self._new, low)
+                    while target <= home_of(&self._new, stop):
+                        self._base[target * LINE + META] |= ANNEX
+                        target += 1
         if last - first > 1:
             free(mixed)
             free(codes)
@@ -908,14 +932,14 @@ cdef class Table:
 
     cdef void _finish(self) noexcept nogil:
         """The migration is through: the new order is the only one."""
-        cdef uint64_t block = self._new.lines // BLOCK_LINES + 1, last = self._old.lines // BLOCK_LINES
+        cdef uint64_t block = self._new.lines // BLOCK_LINES + 1, last = self._old.lines // BLOCK_LINES, size
         if self._phase == GROWING:
             self._grown += 1
         else:
             self._shrunk += 1
             if block <= last:
-                madvise(
-                    self._base + block * BLOCK_LINES * LINE, (last - block + 1) * BLOCK_LINES * LINE, MADV_DONTNEED)
+                size = (last - block + 1) * BLOCK_LINES * LINE
+                madvise(self._base + block * BLOCK_LINES * LINE, size, MADV_DONTNEED)
         self._old = self._new
         self._phase = IDLE
         self._reset_blocks(self._migration_began)
@@ -972,7 +996,8 @@ cdef class Table:
                 self._block_line += 1
                 done += 1
             if self._block_line == end:
-                # What came into a line after its visit is seen by a second look, before the block is given back.
+                # What came into a line after its visit is seen by a second look, before the block is given
+                # back.
                 if self._block_empty and self._block_still_empty(start, end):
                     madvise(self._base + start * LINE, BLOCK_LINES * LINE, MADV_DONTNEED)
                     self._released += 1
@@ -993,7 +1018,8 @@ cdef class Table:
         return True
 
     cdef bint _sweep_line(self, uint64_t at) noexcept nogil:
-        """Drop what has expired in one line and take back from the annex what fits; True if nothing is left."""
+        """Drop what has expired in one line and take back from the annex what fits; True if nothing is
+        left."""
         cdef uint8_t* line = self._base + at * LINE
         cdef int kind = self._old.kind, c = capacity(kind), i, live = 0
         for i in range(c - guests(line)):
@@ -1014,16 +1040,16 @@ cdef class Table:
                     if i < c - guests(line):
                         break
             if line[META] & ANNEX and live < c:
-                self._pull(at)
+                if self._pull(first_of(&self._old, at), first_of(&self._old, at + 1) - 1):
+                    line[META] &= ~ANNEX & 255
         return not live and not line[META]
 
-    cdef void _pull(self, uint64_t at) noexcept nogil:
-        """Take a line's own entries back from the annex; when neither store has any, clear its ANNEX bit."""
-        cdef uint64_t low = first_of(&self._old, at), high = first_of(&self._old, at + 1) - 1, mixed
+    cdef bint _pull(self, uint64_t low, uint64_t high) noexcept nogil:
+        """Take the keys ``low..high`` back from the annex into lines; True if neither store has any left."""
+        cdef uint64_t mixed
         cdef Hit hit
-        cdef Place place
         cdef uint32_t deadline
-        cdef int rank, freed
+        cdef int rank
         cdef int64_t left
         while self._annex.count:
             hit = cells_first(&self._annex, low, high)
@@ -1033,12 +1059,8 @@ cdef class Table:
             rank = <int32_t>(deadline - <uint32_t>self._tick)
             if rank > 0:
                 mixed = keys_in(hit.cell)[hit.i]
-                place = self._place(mixed)
-                freed = 0
-                if not settle(place.line, place.kind, place.rest, self._code(rank), self._rank, 0, &freed):
-                    self._held -= freed
-                    return
-                self._held += 1 - freed
+                if not self._settle(self._place(mixed), mixed, self._code(rank)):
+                    return False
             cells_remove(&self._annex, hit)
         while self._ledger.count:
             hit = cells_first(&self._ledger, low, high)
@@ -1046,9 +1068,9 @@ cdef class Table:
                 break
             memcpy(&left, payload_in(&self._ledger, hit.cell, hit.i), 8)
             if self._tick_of(left) + self._ticks + 1 > self._tick:
-                return
+                return False
             cells_remove(&self._ledger, hit)
-        self._base[at * LINE + META] &= ~ANNEX & 255
+        return True
 
     cdef void _sweep_cell(self, Cells* cells, uint32_t* hand, bint ledger) noexcept nogil:
         """Drop the expired entries of one cell; where that merges or moves cells, the hand waits a turn."""
@@ -1080,7 +1102,7 @@ cdef class Table:
 
     cdef uint64_t raw_maintain(self, uint64_t lines) noexcept nogil:
         cdef uint64_t done = 0, total, to
-        cdef int i
+        cdef int _i, c
         if not self._held and not self._annex.count and not self._ledger.count:
             if self._credit or self._phase:
                 self._empty()
@@ -1096,8 +1118,9 @@ cdef class Table:
             total = self._held + self._annex.count
             if total * 100 < self._old.lines * capacity(self._old.kind) * POOR_PERCENT:
                 to = self._old.lines
-                for i in range(2):
-                    to = max(self._lines_min, total * 100 // (capacity(geometry_of(to).kind) * FIT_PERCENT) + 2)
+                for _i in range(2):  # the second time with the capacity of what the first one found
+                    c = capacity(geometry_of(to).kind)
+                    to = max(self._lines_min, total * 100 // (c * FIT_PERCENT) + 2)
                 if to <= self._old.lines // 10 * 9:
                     self._begin(to)
         to = min(self._credit, lines - done)

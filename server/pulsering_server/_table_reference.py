@@ -1,9 +1,10 @@
 """The table's specification: the slow twin of the compiled kernel, a dict and a wheel of counters.
 
 It exists so that a reader can see what the kernel must answer, and so that tests can drive both side by side.
-Strategy: one small record a key; time is cut into ticks of ``ttl_ms / ticks_per_ttl``; a heartbeat said at ``s``
-has the deadline tick ``floor(s / tick) + ticks_per_ttl + 1`` and its user is online while ``floor(now / tick)`` is
-smaller. Invariant: what a call answers follows from the records and ``now`` alone, never from what was swept.
+Strategy: one small record a key; time is cut into ticks of ``ttl_ms / ticks_per_ttl``; a heartbeat said at
+``s`` has the deadline tick ``floor(s / tick) + ticks_per_ttl + 1`` and its user is online while ``floor(now /
+tick)`` is smaller. Invariant: what a call answers follows from the records and ``now`` alone, never from what
+was swept.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def checked_keys(value: Any) -> list[int]:
 
 
 class _Record:
-    """What is remembered of one key; ``deadline`` 0 means offline, ``left`` None means no leave to order by."""
+    """What is remembered of one key; ``deadline`` 0: offline, ``left`` None: no leave to order by."""
 
     __slots__ = ("beat", "deadline", "group", "left")
 
@@ -117,10 +118,10 @@ class _Record:
 class Table:
     """Key -> deadline for one shard; every call takes ``now_ms`` and turns the wheel to it first.
 
-    ``ttl_ms`` is how long a heartbeat counts (1 s..1 h), cut into ``ticks_per_ttl`` ticks (20..80). ``users_max``
-    limits the users online at once and ``memory_max`` the bytes held (0 = no limit): beyond either, users that are not
-    online are refused, while refreshes and expiry go on. Time never goes back: a smaller ``now_ms`` than the
-    last one is read as the last one.
+    ``ttl_ms`` is how long a heartbeat counts (1 s..1 h), cut into ``ticks_per_ttl`` ticks (20..80).
+    ``users_max`` limits the users online at once and ``memory_max`` the bytes held (0 = no limit): beyond
+    either, users that are not online are refused, while refreshes and expiry go on. Time never goes back: a
+    smaller ``now_ms`` than the last one is read as the last one.
     """
 
     def __init__(
@@ -142,11 +143,12 @@ class Table:
         self._tick = self._tick_of(self._now)
         self._records: dict[int, _Record] = {}
         self._spokes: dict[int, dict[int, int]] = {}  # deadline tick -> group -> users
-        self._groupings: list[tuple[int, list[int]]] = [(-(2**63), [0] * SLOTS)]  # first deadline tick, groups
+        # (first deadline tick it counts for, counting group of each slot)
+        self._groupings: list[tuple[int, list[int]]] = [(-(2**63), [0] * SLOTS)]
         self._absent = bytes(SLOTS)
         self._stats = dict.fromkeys(STATS, 0)
 
-    # -- reading the clock ------------------------------------------------------------------------------------
+    # -- reading the clock -----------------------------------------------------------------------------------
 
     def _tick_of(self, ms: int) -> int:
         return ms * self._ticks // self._ttl
@@ -163,7 +165,7 @@ class Table:
         while len(self._groupings) > 1 and self._groupings[1][0] <= tick + 1:
             del self._groupings[0]
 
-    # -- counting ---------------------------------------------------------------------------------------------
+    # -- counting --------------------------------------------------------------------------------------------
 
     def _count(self, record: _Record, key: int, deadline: int) -> None:
         """Give a record its deadline, counted under the grouping of that tick."""
@@ -180,15 +182,16 @@ class Table:
     def set_slots(self, groups: Buffer, absent: Buffer, now_ms: int) -> None:
         """Say which slots are ours, where they count, and what a read says of a key that is not online.
 
-        ``groups``: 16384 native u16, the counting group of each slot or ``NOT_OWNED``. ``absent``: 16384 bytes,
-        each OFFLINE, UNKNOWN or MOVED. While nobody is online the new groups hold at once. Else deadlines up to the newest
-        possible one stay counted under the groups they were written under, later ones under the new, so
-        that for one ttl ``count`` sums both; a slot that was not owned before counts under its new group at once.
+        ``groups``: 16384 native u16, the counting group of each slot or ``NOT_OWNED``. ``absent``: 16384
+        bytes, each OFFLINE, UNKNOWN or MOVED. While nobody is online the new groups hold at once. Else
+        deadlines up to the newest possible one stay counted under the groups they were written under, later
+        ones under the new, so that for one ttl ``count`` sums both; a slot that was not owned before counts
+        under its new group at once.
         """
         packed = checked_bytes(groups, "groups")
         states = checked_bytes(absent, "absent")
         if len(packed) != 2 * SLOTS:
-            raise ValueError(f"groups must be {SLOTS} native u16 ({2 * SLOTS} bytes), not {len(packed)} bytes")
+            raise ValueError(f"groups must be {SLOTS} native u16, not {len(packed)} bytes")
         if len(states) != SLOTS:
             raise ValueError(f"absent must be {SLOTS} bytes, one state a slot, not {len(states)}")
         if not set(states) <= {OFFLINE, UNKNOWN, MOVED}:
@@ -220,13 +223,13 @@ class Table:
                 counts[group] += users
         return counts
 
-    # -- writing ----------------------------------------------------------------------------------------------
+    # -- writing ---------------------------------------------------------------------------------------------
 
     def heartbeat(self, keys: Buffer, now_ms: int, age_ms: int = 0) -> Tally:
         """Note heartbeats said ``age_ms`` ago. ``keys``: packed little-endian u64, any alignment.
 
-        Heartbeats merge by max. ``stale``: already expired, or said before a leave. ``refused``: a new user beyond
-        ``users_max`` or ``memory_max``. ``moved``: the slot is not owned.
+        Heartbeats merge by max. ``stale``: already expired, or said before a leave. ``refused``: a new user
+        beyond ``users_max`` or ``memory_max``. ``moved``: the slot is not owned.
         """
         said, parsed = -checked_ms(age_ms, "age_ms"), checked_keys(keys)
         self.advance(now_ms)
@@ -260,10 +263,10 @@ class Table:
         )
 
     def leave(self, keys: Buffer, now_ms: int, age_ms: int = 0, grace_ms: int = 0) -> Tally:
-        """Note leaves said ``age_ms`` ago: offline at once, or at the latest ``grace_ms`` after the leave was said.
+        """Note leaves said ``age_ms`` ago: offline at once, or at the latest ``grace_ms`` after that.
 
-        For one ttl a heartbeat said before the leave is ``stale`` (a tie: what arrives last wins). A leave said in an
-        earlier tick than the user's last heartbeat, or a whole ttl ago, is ``stale`` itself.
+        For one ttl a heartbeat said before the leave is ``stale`` (a tie: what arrives last wins). A leave
+        said in an earlier tick than the user's last heartbeat, or a whole ttl ago, is ``stale`` itself.
         """
         age, grace = checked_ms(age_ms, "age_ms"), checked_ms(grace_ms, "grace_ms")
         parsed = checked_keys(keys)
@@ -296,7 +299,7 @@ class Table:
             self._stats[f"{outcome}_total"] += number
         return tally
 
-    # -- reading ----------------------------------------------------------------------------------------------
+    # -- reading ---------------------------------------------------------------------------------------------
 
     def get(self, keys: Buffer, now_ms: int) -> bytes:
         """State of each key, 2 bits a key, 4 keys a byte, least significant bits first; unused bits are 0."""
@@ -316,7 +319,7 @@ class Table:
         records = [self._records.get(key) for key in parsed]
         return bytes(self._tick - r.beat if r and r.deadline > self._tick else AGE_NONE for r in records)
 
-    # -- housekeeping -----------------------------------------------------------------------------------------
+    # -- housekeeping ----------------------------------------------------------------------------------------
 
     def maintain(self, now_ms: int, lines: int) -> int:
         """Do up to ``lines`` lines of housekeeping; returns how many lines more are due now."""
