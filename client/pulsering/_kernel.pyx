@@ -2,23 +2,22 @@
 # cython: autotestdict=False, freethreading_compatible=False
 """The client's kernel, compiled: no Python object per key, one pass over each batch.
 
-``_kernel_reference.py`` is its specification and explains the shapes of batches and the ranking of owners; the names,
-results and exceptions here are the same. It touches memory only: no I/O, no event loop, no clock. Invariant: every
-length and position is checked before the first write, so a hostile reply can neither overrun nor half-apply.
+``_kernel_reference.py`` is its specification and explains the shapes of batches and the ranking of owners; the
+names, results and exceptions here are the same. It touches memory only: no I/O, no event loop, no clock.
+Invariant: every length and position is checked before the first write, so a hostile reply can neither overrun nor
+half-apply.
 """
 
-cimport cython
 from cpython cimport array
 from cpython.buffer cimport (
     PyBUF_FORMAT, PyBUF_SIMPLE, PyBUF_STRIDES, PyBuffer_Release, PyObject_CheckBuffer, PyObject_GetBuffer,
 )
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_Check, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from cpython.exc cimport PyErr_Clear, PyErr_Occurred
 from cpython.long cimport PyLong_AsUnsignedLongLong, PyLong_Check
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_Check
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 import array as _array
 import uuid as _uuid
@@ -248,7 +247,8 @@ cdef inline uint64_t _cost(uint64_t h, uint32_t weight) noexcept nogil:
     exponent = highest_bit(h)
     mantissa = h << (63 - exponent)
     cdef uint64_t* cell = _log2 + ((mantissa >> 53) & (LOG_CELLS - 1))
-    log = (<uint64_t>exponent << 40) + cell[0] + (((cell[1] - cell[0]) * ((mantissa >> 21) & 0xFFFFFFFFU)) >> 32)
+    log = (<uint64_t>exponent << 40) + cell[0]
+    log += ((cell[1] - cell[0]) * ((mantissa >> 21) & 0xFFFFFFFFU)) >> 32
     cost = ((<uint64_t>64 << 40) - log) << 16
     return cost if weight == 1 else cost // weight
 
@@ -322,7 +322,7 @@ def rank_owners(
 
 
 def reorder_owners(array.array owners, replicas: int, avoided) -> _array.array:
-    cdef Py_ssize_t count = len(owners), start, rank, last
+    cdef Py_ssize_t count = len(owners), start, rank
     cdef Py_ssize_t ranks = replicas
     _check_code(owners, b"H")
     if ranks < 1 or count % ranks:
@@ -372,7 +372,7 @@ cdef int _fill_log2() except -1:
 # --- batches ---
 
 def partition(keys, array.array targets, array.array positions, chunk: int) -> list:
-    cdef Py_ssize_t limit = chunk
+    cdef Py_ssize_t limit = chunk, ranks
     cdef Py_buffer view
     _check_code(targets, b"H")
     if positions is not None:
@@ -381,16 +381,17 @@ def partition(keys, array.array targets, array.array positions, chunk: int) -> l
     try:
         if view.len % 8:
             raise ValueError(f"packed keys are 8 bytes each, not {view.len} in all")
-        if len(targets) != SLOTS:
-            raise ValueError(f"targets needs {SLOTS} entries, not {len(targets)}")
-        if view.len // 8 > 0xFFFFFFFF:
-            raise ValueError("a batch holds at most 2**32-1 keys")
+        ranks = len(targets) // SLOTS
+        if ranks == 0 or len(targets) % SLOTS:
+            raise ValueError(f"targets needs {SLOTS} entries or a multiple, not {len(targets)}")
+        if view.len // 8 * ranks > 0xFFFFFFFF:
+            raise ValueError("a batch holds at most 2**32-1 keys, copies included")
         if positions is not None and len(positions) != view.len // 8:
             raise ValueError(f"{len(positions)} positions for {view.len // 8} keys")
         if limit < 1:
             raise ValueError("a chunk holds at least one key")
         return _split(
-            <const uint8_t*>view.buf, view.len // 8, targets.data.as_ushorts,
+            <const uint8_t*>view.buf, view.len // 8, targets.data.as_ushorts, ranks,
             NULL if positions is None else positions.data.as_uints, limit,
         )
     finally:
@@ -398,24 +399,29 @@ def partition(keys, array.array targets, array.array positions, chunk: int) -> l
 
 
 cdef list _split(
-    const uint8_t* keys, Py_ssize_t count, const uint16_t* targets, const uint32_t* positions, Py_ssize_t limit
+    const uint8_t* keys, Py_ssize_t count, const uint16_t* targets, Py_ssize_t ranks,
+    const uint32_t* positions, Py_ssize_t limit,
 ):
     """A counting sort by target: count, place in two scratch arrays, cut into pieces."""
     cdef list touched = [], pieces = []
-    cdef Py_ssize_t index, start, size, taken
+    cdef Py_ssize_t index, rank, start, size, taken
     cdef uint32_t place, total = 0, amount
     cdef uint16_t target
+    cdef const uint16_t* owners
     cdef array.array piece
-    cdef uint8_t* sorted_keys = <uint8_t*>PyMem_Malloc(12 * count + 1)
+    cdef bytes part
+    cdef uint8_t* sorted_keys = <uint8_t*>PyMem_Malloc(12 * count * ranks + 1)
     if sorted_keys == NULL:
         raise MemoryError
-    cdef uint32_t* sorted_positions = <uint32_t*>(sorted_keys + 8 * count)
+    cdef uint32_t* sorted_positions = <uint32_t*>(sorted_keys + 8 * count * ranks)
     try:
         for index in range(count):
-            target = targets[_load_64(keys + 8 * index) >> SLOT_SHIFT]
-            if _counts[target] == 0:
-                touched.append(target)
-            _counts[target] += 1
+            owners = targets + (_load_64(keys + 8 * index) >> SLOT_SHIFT) * ranks
+            for rank in range(ranks):
+                target = owners[rank]
+                if _counts[target] == 0:
+                    touched.append(target)
+                _counts[target] += 1
         touched.sort()
         for node in touched:
             target = node
@@ -423,11 +429,13 @@ cdef list _split(
             _counts[target] = total
             total += amount
         for index in range(count):
-            target = targets[_load_64(keys + 8 * index) >> SLOT_SHIFT]
-            place = _counts[target]
-            _counts[target] = place + 1
-            memcpy(sorted_keys + <Py_ssize_t>8 * place, keys + 8 * index, 8)
-            sorted_positions[place] = <uint32_t>index if positions == NULL else positions[index]
+            owners = targets + (_load_64(keys + 8 * index) >> SLOT_SHIFT) * ranks
+            for rank in range(ranks):
+                target = owners[rank]
+                place = _counts[target]
+                _counts[target] = place + 1
+                memcpy(sorted_keys + <Py_ssize_t>8 * place, keys + 8 * index, 8)
+                sorted_positions[place] = <uint32_t>index if positions == NULL else positions[index]
         start = 0
         for node in touched:
             if node == NONE:
@@ -437,7 +445,8 @@ cdef list _split(
                 taken = min(size, limit)
                 piece = array.clone(_POSITIONS, taken, False)
                 memcpy(piece.data.as_uints, sorted_positions + start, 4 * taken)
-                pieces.append((node, PyBytes_FromStringAndSize(<char*>sorted_keys + 8 * start, 8 * taken), piece))
+                part = PyBytes_FromStringAndSize(<char*>sorted_keys + 8 * start, 8 * taken)
+                pieces.append((node, part, piece))
                 start += taken
                 size -= taken
         return pieces
@@ -532,6 +541,103 @@ def select(keys, evidence, mask: int) -> tuple:
             PyBuffer_Release(&known)
     finally:
         PyBuffer_Release(&packed)
+
+
+# --- replies: each is read whole, or left to the reader in messages, which says what is wrong with it ---
+
+cdef struct Cursor:
+    const uint8_t* at
+    const uint8_t* end
+
+
+cdef inline uint64_t _big_endian(Cursor* cursor, int size) noexcept nogil:
+    cdef uint64_t value = 0
+    cdef int index
+    for index in range(size):
+        value = value << 8 | cursor.at[index]
+    cursor.at += size
+    return value
+
+
+cdef bint _read_head(Cursor* cursor, uint8_t head) noexcept nogil:
+    if cursor.at == cursor.end or cursor.at[0] != head:
+        return False
+    cursor.at += 1
+    return True
+
+
+cdef bint _read_uint(Cursor* cursor, uint64_t maximum, uint64_t* value) noexcept nogil:
+    """Read an unsigned integer of any msgpack form."""
+    cdef int size
+    if cursor.at == cursor.end:
+        return False
+    if cursor.at[0] < 0x80:
+        value[0] = cursor.at[0]
+        cursor.at += 1
+        return value[0] <= maximum
+    if not 0xCC <= cursor.at[0] <= 0xCF:
+        return False
+    size = 1 << (cursor.at[0] - 0xCC)
+    cursor.at += 1
+    if cursor.end - cursor.at < size:
+        return False
+    value[0] = _big_endian(cursor, size)
+    return value[0] <= maximum
+
+
+cdef bint _read_bin(Cursor* cursor, Py_ssize_t length) noexcept nogil:
+    """Step over binary data of just this length."""
+    cdef int size
+    if cursor.at == cursor.end or not 0xC4 <= cursor.at[0] <= 0xC6:
+        return False
+    size = 1 << (cursor.at[0] - 0xC4)
+    cursor.at += 1
+    if cursor.end - cursor.at < size or _big_endian(cursor, size) != <uint64_t>length:
+        return False
+    if cursor.end - cursor.at < length:
+        return False
+    cursor.at += length
+    return True
+
+
+def read_write_reply(bytes body not None, count: int) -> tuple | None:
+    cdef uint64_t keys = count, epoch, accepted, stale, refused, moved
+    cdef Cursor cursor
+    cursor.at = <const uint8_t*>PyBytes_AS_STRING(body)
+    cursor.end = cursor.at + PyBytes_GET_SIZE(body)
+    if (
+        _read_head(&cursor, 0x95)
+        and _read_uint(&cursor, 0xFFFFFFFFU, &epoch)
+        and _read_uint(&cursor, keys, &accepted)
+        and _read_uint(&cursor, keys, &stale)
+        and _read_uint(&cursor, keys, &refused)
+        and _read_uint(&cursor, keys, &moved)
+        and cursor.at == cursor.end
+        and accepted + stale + refused + moved == keys
+    ):
+        return epoch, accepted, stale, refused, moved
+    return None
+
+
+def read_get_reply(bytes body not None, count: int, want_ages: bool) -> tuple | None:
+    cdef uint64_t keys = count, epoch, warming_ms, found
+    cdef Py_ssize_t states = (count + 3) // 4, ages = count if want_ages else 0, states_end
+    cdef const uint8_t* start = <const uint8_t*>PyBytes_AS_STRING(body)
+    cdef Cursor cursor
+    cursor.at = start
+    cursor.end = start + PyBytes_GET_SIZE(body)
+    if (
+        _read_head(&cursor, 0x95)
+        and _read_uint(&cursor, 0xFFFFFFFFU, &epoch)
+        and _read_uint(&cursor, 0xFFFFFFFFU, &warming_ms)
+        and _read_uint(&cursor, 0xFFFFFFFFU, &found)
+        and found == keys
+        and _read_bin(&cursor, states)
+    ):
+        states_end = cursor.at - start
+        if _read_bin(&cursor, ages) and cursor.at == cursor.end:
+            return epoch, warming_ms, states_end - states, cursor.at - start - ages
+    return None
 
 
 cdef int _check_code(array.array numbers, bytes code) except -1:

@@ -62,6 +62,8 @@ __all__ = [
     "merge_states",
     "partition",
     "rank_owners",
+    "read_get_reply",
+    "read_write_reply",
     "refusal",
     "reorder_owners",
     "select",
@@ -241,18 +243,19 @@ def partition(
 ) -> "list[tuple[int, bytes, array[int]]]":
     """Split keys by the node their slot is bound for, into pieces of at most ``chunk`` keys.
 
-    ``targets`` has a node index for each of the 16384 slots; keys bound for 0xFFFF are left out.
-    ``positions`` says where in the caller's batch each key came from (None: 0, 1, 2…). Returns (node, packed
-    keys, their positions), by node, each in the order of the keys. Raises ``ValueError`` for sizes that do
-    not match.
+    ``targets`` has a node index for each of the 16384 slots, or an owner table with several a slot: then a
+    key goes to each of them. Keys bound for 0xFFFF are left out. ``positions`` says where in the caller's
+    batch each key came from (None: 0, 1, 2…). Returns (node, packed keys, their positions), by node, each in
+    the order of the keys. Raises ``ValueError`` for sizes that do not match.
     """
     view = memoryview(keys).cast("B")
     count = len(view) // 8
     _check_codes((targets, "H"))
     if len(view) % 8:
         raise ValueError(f"packed keys are 8 bytes each, not {len(view)} in all")
-    if len(targets) != _SLOTS:
-        raise ValueError(f"targets needs {_SLOTS} entries, not {len(targets)}")
+    ranks = len(targets) // _SLOTS
+    if not ranks or len(targets) % _SLOTS:
+        raise ValueError(f"targets needs {_SLOTS} entries or a multiple, not {len(targets)}")
     if positions is None:
         positions = array("I", range(count))
     _check_codes((positions, "I"))
@@ -263,7 +266,9 @@ def partition(
     bound: dict[int, list[tuple[bytes, int]]] = {}
     for index, position in enumerate(positions):
         packed = bytes(view[index * 8 : index * 8 + 8])
-        bound.setdefault(targets[_U64.unpack(packed)[0] >> _SLOT_SHIFT], []).append((packed, position))
+        first = (_U64.unpack(packed)[0] >> _SLOT_SHIFT) * ranks
+        for target in targets[first : first + ranks]:
+            bound.setdefault(target, []).append((packed, position))
     bound.pop(_NONE, None)
     pieces = []
     for target in sorted(bound):
@@ -330,6 +335,20 @@ def select(keys: "Buffer", evidence: "Buffer", mask: int) -> "tuple[bytes, array
     _check_byte(mask)
     positions = array("I", [index for index, bits in enumerate(known) if not bits & mask])
     return b"".join(packed[index * 8 : index * 8 + 8] for index in positions), positions
+
+
+def read_write_reply(body: bytes, count: int) -> tuple[int, int, int, int, int] | None:
+    """Return the fields of a write reply, or None to leave it to the reader in ``messages``.
+
+    That reader is the specification: a value is what it would read, and whatever it refuses gets None. The
+    plain kernel leaves it everything.
+    """
+    return None
+
+
+def read_get_reply(body: bytes, count: int, want_ages: bool) -> tuple[int, int, int, int] | None:
+    """Return epoch, warming_ms and where states and ages start in the body, or None, as above."""
+    return None
 
 
 def _checked_seed(seed: int) -> int:

@@ -2,9 +2,10 @@
 
 Data-plane bodies (heartbeat, leave, get and their replies) are short arrays of fixed shape, read here by
 a cursor that accepts every msgpack encoding of an unsigned integer, ``bin`` or ``ext`` and nothing else,
-so that no hostile body can make Python objects. Control-plane bodies are small maps, decoded by msgpack
-and then checked field by field; unknown fields are ignored, so that they can be added. Every reader
-returns a typed value or raises ``FrameError``.
+so that no hostile body can make Python objects. The replies that a client reads all day are put to the
+kernel first: it reads one whole, or leaves it to the cursor, which decides. Control-plane bodies are small
+maps, decoded by msgpack and then checked field by field; unknown fields are ignored, so that they can be
+added. Every reader returns a typed value or raises ``FrameError``.
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ from typing import Any, Final, NamedTuple, NoReturn
 
 import msgpack
 
-from pulsering import limits
+from pulsering import kernel, limits
 from pulsering.errors import FrameError
 
 KEYS_EXT: Final = 1
@@ -230,6 +231,12 @@ def encode_write_reply(reply: WriteReply) -> bytes:
 
 def decode_write_reply(body: bytes, count: int) -> WriteReply:
     """Read the reply to a HEARTBEAT or LEAVE of ``count`` keys."""
+    fields = kernel.read_write_reply(body, count)
+    return WriteReply._make(fields) if fields is not None else read_write_reply(body, count)
+
+
+def read_write_reply(body: bytes, count: int) -> WriteReply:
+    """``decode_write_reply``, value by value."""
     cursor = _Cursor(body)
     cursor.array(5)
     epoch = cursor.uint(U32_MAX, "epoch")
@@ -247,6 +254,22 @@ def encode_get_reply(epoch: int, warming_ms: int, count: int, states: bytes, age
 
 def decode_get_reply(body: bytes, count: int, *, want_ages: bool) -> GetReply:
     """Read the reply to a GET of ``count`` keys; its lengths must be exactly those of the request."""
+    fields = kernel.read_get_reply(body, count, want_ages)
+    if fields is None:
+        return read_get_reply(body, count, want_ages=want_ages)
+    epoch, warming_ms, states, ages = fields
+    view = memoryview(body)
+    return GetReply(
+        epoch,
+        warming_ms,
+        count,
+        view[states : states + (count + 3) // 4],
+        view[ages : ages + count] if want_ages else view[:0],
+    )
+
+
+def read_get_reply(body: bytes, count: int, *, want_ages: bool) -> GetReply:
+    """``decode_get_reply``, value by value."""
     cursor = _Cursor(body)
     cursor.array(5)
     epoch = cursor.uint(U32_MAX, "epoch")

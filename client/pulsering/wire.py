@@ -137,28 +137,33 @@ class FrameReader:
             raise
 
     def _next_frame(self) -> Frame | None:
-        start = self._offset
-        available = len(self._buffer) - start
-        if available and self._buffer[start] != MAGIC:
-            raise FrameError(
-                f"not a Pulsering frame: first byte 0x{self._buffer[start]:02x}, not 0x{MAGIC:02x}"
-            )
-        if available > 1 and self._buffer[start + 1] != VERSION:
-            raise FrameError(
-                f"protocol version {self._buffer[start + 1]} is not spoken here, only {VERSION}",
-                code=ErrorCode.UNSUPPORTED_VERSION,
-            )
+        buffer, start = self._buffer, self._offset
+        available = len(buffer) - start
         if available < HEADER_BYTES:
+            self._check_start(buffer[start : start + 2])
             return None
-        _, _, op, flags, request_id, body_bytes, sender_ms = _HEADER.unpack_from(self._buffer, start)
+        magic, version, op, flags, request_id, body_bytes, sender_ms = _HEADER.unpack_from(buffer, start)
+        if magic != MAGIC or version != VERSION:
+            self._check_start(buffer[start : start + 2])
         if flags & ~REPLY:
             raise FrameError(f"unknown flags 0x{flags & ~REPLY:02x} in a frame of op {op}")
-        self._check_size(op, flags, body_bytes)
-        end = start + HEADER_BYTES + body_bytes
-        if end > len(self._buffer):
+        if body_bytes > limits.CONTROL_BODY_BYTES_MAX or body_bytes > self.frame_bytes_max - HEADER_BYTES:
+            self._check_size(op, flags, body_bytes)
+        size = HEADER_BYTES + body_bytes
+        if size > available:
             return None
-        self._offset = end
-        return Frame(op, flags, request_id, sender_ms, bytes(self._buffer[start + HEADER_BYTES : end]))
+        self._offset = start + size
+        return Frame(op, flags, request_id, sender_ms, bytes(buffer[start + HEADER_BYTES : start + size]))
+
+    def _check_start(self, start: bytearray) -> None:
+        """Refuse what cannot be a frame, from its first two bytes, as far as they are there."""
+        if start and start[0] != MAGIC:
+            raise FrameError(f"not a Pulsering frame: first byte 0x{start[0]:02x}, not 0x{MAGIC:02x}")
+        if len(start) > 1 and start[1] != VERSION:
+            raise FrameError(
+                f"protocol version {start[1]} is not spoken here, only {VERSION}",
+                code=ErrorCode.UNSUPPORTED_VERSION,
+            )
 
     def _check_size(self, op: int, flags: int, body_bytes: int) -> None:
         bound = self.frame_bytes_max - HEADER_BYTES

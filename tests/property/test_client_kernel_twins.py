@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from xxhash import xxh64_intdigest
 
-from pulsering import _kernel, _kernel_reference
+from pulsering import _kernel, _kernel_reference, messages
+from pulsering.errors import FrameError
 
 SLOTS = 16384
 
@@ -31,7 +32,7 @@ def outcome(call: Callable[..., Any], *arguments: Any) -> Any:
     """What a call returns, or the type and text of what it raises."""
     try:
         return call(*arguments)
-    except (TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError, FrameError) as error:
         return type(error), str(error)
 
 
@@ -92,26 +93,99 @@ def test_owners_are_reordered_alike(case: tuple[int, list[int]]) -> None:
 @given(
     keys=st.lists(u64),
     nodes=st.lists(st.sampled_from([0, 1, 2, 1000, 65534, 65535]), min_size=1, max_size=20),
+    ranks=st.integers(1, 3),
     chunk=st.integers(1, 8),
     placed=st.booleans(),
 )
 def test_batches_split_alike_and_lose_nothing(
-    keys: list[int], nodes: list[int], chunk: int, placed: bool
+    keys: list[int], nodes: list[int], ranks: int, chunk: int, placed: bool
 ) -> None:
     packed = struct.pack(f"<{len(keys)}Q", *keys)
-    targets = array("H", [nodes[slot % len(nodes)] for slot in range(SLOTS)])
+    targets = array("H", [nodes[entry % len(nodes)] for entry in range(SLOTS * ranks)])
     positions = array("I", [3 * index for index in range(len(keys))]) if placed else None
     pieces = _kernel.partition(packed, targets, positions, chunk)
     assert pieces == _kernel_reference.partition(packed, targets, positions, chunk)
-    found = {}
+    found = []
     for node, piece, places in pieces:
         assert 1 <= len(places) <= chunk
         assert len(piece) == 8 * len(places)
         for place, (key,) in zip(places, struct.iter_unpack("<Q", piece), strict=True):
-            assert targets[key >> 50] == node
-            found[place] = key
+            found.append((node, place, key))
     factor = 3 if placed else 1
-    assert found == {i * factor: key for i, key in enumerate(keys) if targets[key >> 50] != 65535}
+    owed = [
+        (node, index * factor, key)
+        for index, key in enumerate(keys)
+        for node in targets[(key >> 50) * ranks :][:ranks]
+        if node != 65535
+    ]
+    assert sorted(found) == sorted(owed)
+
+
+def uint_forms(value: int) -> st.SearchStrategy[bytes]:
+    """Every msgpack form of an unsigned integer."""
+    forms = [
+        bytes([0xCC + size]) + value.to_bytes(1 << size, "big")
+        for size in range(4)
+        if value < 256 ** (1 << size)
+    ]
+    return st.sampled_from([*forms, bytes([value])] if value < 128 else forms)
+
+
+def bin_forms(value: bytes) -> st.SearchStrategy[bytes]:
+    """Every msgpack form of short binary data."""
+    return st.sampled_from(
+        [bytes([0xC4 + size]) + len(value).to_bytes(1 << size, "big") + value for size in range(3)]
+    )
+
+
+def body_of(data: st.DataObject, parts: list[st.SearchStrategy[bytes]]) -> bytes:
+    """An array of these, then perhaps a byte changed, cut off or added."""
+    body = b"\x95" + b"".join(data.draw(part) for part in parts)
+    at = data.draw(st.integers(0, len(body)))
+    damage = data.draw(st.sampled_from(["none", "changed", "cut", "added"]))
+    if damage == "cut":
+        return body[:at]
+    if damage == "none":
+        return body
+    return body[:at] + data.draw(st.binary(min_size=1, max_size=1)) + body[at + (damage == "changed") :]
+
+
+u32 = st.integers(0, 2**32 - 1)
+
+
+@given(st.data(), st.lists(st.integers(0, 200), min_size=4, max_size=4), u32)
+def test_a_write_reply_is_read_as_the_reader_does_or_left_to_it(
+    data: st.DataObject, outcomes: list[int], epoch: int
+) -> None:
+    body = body_of(data, [uint_forms(number) for number in (epoch, *outcomes)])
+    for count in {sum(outcomes), data.draw(st.integers(0, 800))}:
+        fields = _kernel.read_write_reply(body, count)
+        expected = outcome(messages.read_write_reply, body, count)
+        assert fields == (None if expected[0] is FrameError else expected)
+
+
+@given(st.data(), st.integers(0, 40), st.booleans(), u32, u32)
+def test_a_get_reply_is_read_as_the_reader_does_or_left_to_it(
+    data: st.DataObject, count: int, ages: bool, epoch: int, warming_ms: int
+) -> None:
+    states = data.draw(st.binary(min_size=(count + 3) // 4, max_size=(count + 3) // 4))
+    age_bytes = data.draw(st.binary(min_size=count, max_size=count)) if ages else b""
+    numbers = [uint_forms(number) for number in (epoch, warming_ms, count)]
+    body = body_of(data, [*numbers, bin_forms(states), bin_forms(age_bytes)])
+
+    def expected() -> messages.GetReply:
+        return messages.read_get_reply(body, count, want_ages=ages)
+
+    read = outcome(expected)
+    if read[0] is FrameError:
+        assert _kernel.read_get_reply(body, count, ages) is None
+    assert outcome(lambda: messages.decode_get_reply(body, count, want_ages=ages)) == read
+
+
+def test_the_kernel_reads_what_nodes_write() -> None:
+    assert _kernel.read_write_reply(b"\x95\x07\xcd\x20\x00\x00\x00\x00", 8192) == (7, 8192, 0, 0, 0)
+    body = messages.encode_get_reply(7, 3, 5, b"\x55\x01", b"12345")
+    assert _kernel.read_get_reply(body, 5, True) == (7, 3, 6, 10)
 
 
 @given(
