@@ -88,6 +88,10 @@ OUTPUT_PAUSE_BYTES: Final = 256 << 10
 OUTPUT_CLOSE_BYTES: Final = 4 << 20
 """Replies that a peer has not read before we close it."""
 
+BUFFERS_BYTES: Final = 512 << 20
+"""Requests unanswered and replies unread of all connections together; ten thousand peers that each stay below
+their own bounds would else be 12 GB. Who holds most is closed first."""
+
 OUTPUT_RESUME_BYTES: Final = 64 << 10
 """Unread replies at which a paused peer's requests are read again: far enough below not to flap."""
 
@@ -97,8 +101,28 @@ OUTPUT_TIMEOUT_MS: Final = 10_000
 SEND_BUFFER_BYTES: Final = 256 << 10
 """SO_SNDBUF of accepted sockets; the kernel would otherwise hold 4 MB for a peer that never reads."""
 
-FRAMES_PER_TURN: Final = 64
-"""Frames of one connection before the others have their turn: 64 full ones are some 25 ms of one core."""
+WORK_PER_TURN: Final = 32_768
+"""What one connection may have done before the others have their turn, counted in keys: all that one read of
+256 KiB can hold, 1 to 2 ms of one core. One frame is always done whole."""
+
+WORK_PER_FRAME: Final = 512
+"""What a frame that Python answers counts for: some 20 us. So 64 pings are a turn."""
+
+GET_AGE_MS_MAX: Final = 50
+"""An overloaded node refuses a get that waited longer. Served in order, all would wait ever longer and none
+be in time; with a fifth of CALL_TIMEOUT_MS gone, there is still time for the answer, or for another owner."""
+
+WRITE_AGE_MS_MAX: Final = 125
+"""The same for heartbeats and leaves: half of CALL_TIMEOUT_MS, so that gets give way long before they do."""
+
+BUSY_AFTER_MS: Final = 250
+"""When to ask an overloaded node again: by then it has refused whatever it had not done."""
+
+LOAD_PROBE_MS: Final = 20
+"""How often a node looks whether it had to wait for work; if not once since the last time, it is pressed."""
+
+OVERLOAD_MS: Final = 100
+"""A node that waits for work again counts as pressed for this much longer: a breath changes nothing."""
 
 CLOSE_TIMEOUT_MS: Final = 1_000
 """For a peer to take our last words; one that does not read would else hold its connection for ever."""

@@ -11,7 +11,8 @@ class FrameAge:
 
 @final
 class DataPath:
-    def __init__(self, table: Table, keys_per_frame: int, frame_bytes_max: int) -> None: ...
+    def __init__(self, table: Table, keys_per_frame: int, frame_bytes_max: int, busy_body: bytes) -> None: ...
+    def refuse_older(self, get_age_ms: int | None, write_age_ms: int | None) -> None: ...
     def run(
         self,
         data: Buffer,
@@ -20,7 +21,7 @@ class DataPath:
         now_ms: int,
         epoch: int,
         warming_ms: int,
-        frames_max: int,
+        work_max: int,
         output_max: int,
-    ) -> tuple[int, int, bytes]: ...
+    ) -> tuple[int, int, int, bytes]: ...
     def collect(self, stats: Stats) -> None: ...

@@ -7,6 +7,9 @@ frame at its front into one buffer of replies. Anything else (another op, a boun
 wrong) it leaves where it is and says so by the offset it returns: the session looks at that frame in Python,
 where every error has its words. So this file knows only the happy path, and the session is its specification:
 the same bytes must give the same answers with it and without it. No socket, no clock.
+
+A slice is bounded by work, counted in keys: a frame costs its keys and ``FRAME_WORK`` more. Under overload
+(``refuse_older``) a frame that is older than the bound of its op is answered BUSY instead of being done.
 """
 
 cimport cython
@@ -36,12 +39,17 @@ cdef enum:
     HEARTBEAT = 3
     LEAVE = 4
     GET = 5
+    ERROR = 127
+    BUSY = 18
     WANT_AGES = 1
     KEYS_EXT = 1
     KEY_BYTES = 8
+    # Reading a frame and writing its reply take as long as about so many keys.
+    FRAME_WORK = 8
     # The longest reply without states and ages: header, array, five integers of 9 bytes, two bin headers.
     REPLY_ROOM = HEADER + 1 + 5 * 9 + 2 * 5
 
+cdef int64_t NO_BOUND = 0x7FFFFFFFFFFFFFFF
 cdef int64_t WRAP_US = (<int64_t>1 << 32) * 1000
 
 
@@ -194,19 +202,24 @@ cdef inline void store32(uint8_t *at, uint32_t word) noexcept nogil:
 cdef class DataPath:
     """Runs data-plane frames against one node's table; shared by all its connections.
 
-    ``keys_per_frame`` and ``frame_bytes_max`` are the node's limits. What it counts, plain ints, ``collect``
-    hands over.
+    ``keys_per_frame`` and ``frame_bytes_max`` are the node's limits, ``busy_body`` the body of the ERROR for
+    a frame refused under overload. What it counts, plain ints, ``collect`` hands over.
     """
 
     cdef Table table
     cdef size_t keys_max
     cdef size_t frame_bytes_max
     cdef uint64_t ttl_ms
+    cdef bytes busy_body
+    cdef size_t busy_size
+    cdef int64_t get_age_max
+    cdef int64_t write_age_max
     cdef uint8_t *out
     cdef size_t used
     cdef size_t room
     cdef bint counted
     cdef uint64_t frame_counts[6]
+    cdef uint64_t refusals
     cdef uint64_t keys_read
     cdef RawTally sum
     cdef int64_t age_max
@@ -216,8 +229,11 @@ cdef class DataPath:
         memset(self.frame_counts, 0, sizeof(self.frame_counts))
         memset(&self.sum, 0, sizeof(RawTally))
 
-    def __init__(self, table, keys_per_frame, frame_bytes_max):
+    def __init__(self, table, keys_per_frame, frame_bytes_max, busy_body):
         self.table = table
+        self.busy_body = busy_body
+        self.busy_size = len(busy_body)
+        self.get_age_max = self.write_age_max = NO_BOUND
         self.keys_max = keys_per_frame
         self.frame_bytes_max = frame_bytes_max
         self.ttl_ms = table.ttl_ms
@@ -225,17 +241,23 @@ cdef class DataPath:
     def __dealloc__(self):
         free(self.out)
 
-    def run(self, data, start, age, now_ms, epoch, warming_ms, frames_max, output_max):
+    def refuse_older(self, get_age_ms, write_age_ms):
+        """From now on refuse gets, and heartbeats and leaves, that are older than this; None: none."""
+        self.get_age_max = NO_BOUND if get_age_ms is None else get_age_ms
+        self.write_age_max = NO_BOUND if write_age_ms is None else write_age_ms
+
+    def run(self, data, start, age, now_ms, epoch, warming_ms, work_max, output_max):
         """Answer the complete data-plane frames of ``data`` from ``start`` on.
 
-        Stops before any other frame, after ``frames_max`` frames, and once the replies exceed ``output_max``
-        bytes. Returns (offset of what is left, frames answered, replies).
+        Stops before any other frame, and once ``work_max`` work is done or the replies exceed ``output_max``
+        bytes. Returns (offset of what is left, frames answered, work done, replies).
         """
         cdef Py_buffer view
         cdef FrameAge frame_age = age
-        cdef size_t offset = start, frames = frames_max, bound = output_max, answered
+        cdef size_t offset = start, work = 0, work_bound = work_max, bound = output_max, answered
         cdef int64_t now = now_ms
         cdef uint64_t epoch_now = epoch, warming = warming_ms
+        cdef const uint8_t *busy = self.busy_body
         cdef int failed = 0
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
@@ -252,7 +274,9 @@ cdef class DataPath:
                     now,
                     epoch_now,
                     warming,
-                    frames,
+                    busy,
+                    &work,
+                    work_bound,
                     bound,
                     &failed,
                 )
@@ -260,24 +284,32 @@ cdef class DataPath:
                 raise MemoryError("no memory for replies")
         finally:
             PyBuffer_Release(&view)
-        return offset, answered, PyBytes_FromStringAndSize(<char *>self.out, self.used) if self.used else b""
+        replies = PyBytes_FromStringAndSize(<char *>self.out, self.used) if self.used else b""
+        return offset, answered, work, replies
 
     cdef size_t run_frames(
         self, const uint8_t *data, size_t *offset, size_t size, FrameAge age, int64_t now, uint64_t epoch,
-        uint64_t warming, size_t frames_max, size_t output_max, int *failed,
+        uint64_t warming, const uint8_t *busy, size_t *work, size_t work_max, size_t output_max, int *failed,
     ) noexcept nogil:
         cdef Request request
         cdef size_t frames = 0, start = self.used
-        while frames < frames_max and self.used - start < output_max:
+        cdef int64_t age_ms
+        while work[0] < work_max and self.used - start < output_max:
             if not self.parse(data + offset[0], size - offset[0], &request):
                 break
-            if not self.ensure(REPLY_ROOM + request.count + (request.count >> 2) + 1):
+            if not self.ensure(REPLY_ROOM + self.busy_size + request.count + (request.count >> 2) + 1):
                 failed[0] = 1
                 break
-            if request.op == GET:
-                self.answer_get(&request, age, now, epoch, warming)
+            age_ms = age.age_of(request.sender_ms, now)
+            work[0] += FRAME_WORK
+            if age_ms > (self.get_age_max if request.op == GET else self.write_age_max):
+                self.answer_busy(&request, busy, now)
+            elif request.op == GET:
+                self.answer_get(&request, now, epoch, warming)
+                work[0] += request.count
             else:
-                self.answer_write(&request, age, now, epoch)
+                self.answer_write(&request, age_ms, now, epoch)
+                work[0] += request.count
             offset[0] += request.size
             frames += 1
         return frames
@@ -321,10 +353,15 @@ cdef class DataPath:
         self.room = wanted
         return True
 
+    cdef void answer_busy(self, const Request *request, const uint8_t *busy, int64_t now) noexcept nogil:
+        cdef uint8_t *at = self.out + self.used + HEADER
+        memcpy(at, busy, self.busy_size)
+        self.refusals += 1
+        self.finish(request, ERROR, at + self.busy_size, now)
+
     cdef void answer_write(
-        self, const Request *request, FrameAge age, int64_t now, uint64_t epoch
+        self, const Request *request, int64_t age_ms, int64_t now, uint64_t epoch
     ) noexcept nogil:
-        cdef int64_t age_ms = age.age_of(request.sender_ms, now)
         cdef RawTally tally
         cdef uint8_t *at = self.out + self.used + HEADER
         self.age_max = max(self.age_max, age_ms)
@@ -345,13 +382,12 @@ cdef class DataPath:
         at = put_uint(at, tally.stale)
         at = put_uint(at, tally.refused)
         at = put_uint(at, tally.moved)
-        self.finish(request, at, now)
+        self.finish(request, request.op, at, now)
 
     cdef void answer_get(
-        self, const Request *request, FrameAge age, int64_t now, uint64_t epoch, uint64_t warming
+        self, const Request *request, int64_t now, uint64_t epoch, uint64_t warming
     ) noexcept nogil:
         cdef uint8_t *at = self.out + self.used + HEADER
-        age.age_of(request.sender_ms, now)
         self.keys_read += request.count
         at[0] = 0x95
         at = put_uint(at + 1, epoch)
@@ -366,14 +402,14 @@ cdef class DataPath:
             at += request.count
         else:
             at = put_bin(at, 0)
-        self.finish(request, at, now)
+        self.finish(request, request.op, at, now)
 
-    cdef void finish(self, const Request *request, const uint8_t *end, int64_t now) noexcept nogil:
+    cdef void finish(self, const Request *request, int op, const uint8_t *end, int64_t now) noexcept nogil:
         # The header comes last, when the body's length is known.
         cdef uint8_t *header = self.out + self.used
         header[0] = MAGIC
         header[1] = VERSION
-        header[2] = <uint8_t>request.op
+        header[2] = <uint8_t>op
         header[3] = REPLY
         store32(header + 4, request.request_id)
         store32(header + 8, <uint32_t>(end - header - HEADER))
@@ -395,7 +431,9 @@ cdef class DataPath:
         stats.keys_refused += self.sum.refused
         stats.keys_moved += self.sum.moved
         stats.keys_read += self.keys_read
+        stats.errors[BUSY] += self.refusals
         stats.frame_age_ms_max = max(stats.frame_age_ms_max, self.age_max)
         memset(self.frame_counts, 0, sizeof(self.frame_counts))
         memset(&self.sum, 0, sizeof(RawTally))
         self.keys_read = 0
+        self.refusals = 0

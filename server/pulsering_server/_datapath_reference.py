@@ -18,8 +18,11 @@ __all__ = ["DataPath", "FrameAge"]
 class DataPath:
     """Answers no frame."""
 
-    def __init__(self, table: "Table", keys_per_frame: int, frame_bytes_max: int) -> None:
+    def __init__(self, table: "Table", keys_per_frame: int, frame_bytes_max: int, busy_body: bytes) -> None:
         pass
+
+    def refuse_older(self, get_age_ms: int | None, write_age_ms: int | None) -> None:
+        """Nothing: who refuses is the session."""
 
     def run(
         self,
@@ -29,11 +32,11 @@ class DataPath:
         now_ms: int,
         epoch: int,
         warming_ms: int,
-        frames_max: int,
+        work_max: int,
         output_max: int,
-    ) -> tuple[int, int, bytes]:
-        """Return (offset of what is left, frames answered, replies): all is left."""
-        return start, 0, b""
+    ) -> tuple[int, int, int, bytes]:
+        """Return (offset of what is left, frames answered, work done, replies): all is left."""
+        return start, 0, 0, b""
 
     def collect(self, stats: "Stats") -> None:
         """Move what was counted since the last call into ``stats``."""

@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from pydantic_core import PydanticCustomError
 
 from pulsering.limits import (
+    BUFFERS_BYTES,
     CONNECTIONS,
     FRAME_BYTES_MAX,
     HELLO_FRAME_BYTES_MAX,
@@ -41,6 +42,8 @@ MEMORY_BYTES_MIN: Final = 1 << 20
 MEMORY_BYTES_MAX: Final = 1 << 44
 FRAME_BYTES_MIN: Final = HELLO_FRAME_BYTES_MAX
 USERS_MAX: Final = 1 << 40
+BUFFERS_BYTES_MIN: Final = 1 << 20
+BUFFERS_BYTES_MAX: Final = 1 << 40
 
 _HOST_LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 
@@ -182,6 +185,11 @@ class LimitsConfig(_Section):
         OUTPUT_CLOSE_BYTES,
         alias="output_close",
         description="replies a peer leaves unread before it is disconnected",
+    )
+    buffers_bytes: Annotated[int, _size(BUFFERS_BYTES_MIN, BUFFERS_BYTES_MAX), _TEXT_WITH_UNIT] = Field(
+        BUFFERS_BYTES,
+        alias="buffers",
+        description="what all connections together hold; beyond it the largest is disconnected",
     )
 
 

@@ -6,11 +6,14 @@ of all, and the way to an orderly end. It keeps the set itself, because uvloop's
 clients.
 
 Back-pressure: a peer whose replies pile up unread is no longer read and its requests wait; one that reads
-nothing for ``OUTPUT_TIMEOUT_MS``, or lets replies grow beyond ``output_close``, is cut off. A connection with
-many frames at hand gets ``FRAMES_PER_TURN`` of them answered, then the others have their turn.
+nothing for ``OUTPUT_TIMEOUT_MS``, or lets replies grow beyond ``output_close``, is cut off; so is whoever
+holds most, when all together hold more than ``buffers``. A connection with many frames at hand gets
+``WORK_PER_TURN`` of work done, then the others have their turn. The listener also tells the core whether this
+thread ever waits for work, from which it knows overload.
 """
 
 import asyncio
+import resource
 import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -25,7 +28,7 @@ from pulsering_server.stats import Close
 if TYPE_CHECKING:
     from pulsering_server.node import NodeCore
 
-__all__ = ["Connection", "Listener"]
+__all__ = ["Connection", "Listener", "thread_waits"]
 
 SWEEP_MS: Final = 250
 SWEEP_PARTS: Final = 4
@@ -38,6 +41,16 @@ _ORDINARY: Final = frozenset({Close.LEFT, Close.IDLE, Close.DRAINED})
 """Ends that nobody needs to read about."""
 
 log = structlog.get_logger("pulsering_server.listener")
+
+
+def thread_waits() -> int | None:
+    """How often this thread has waited for anything since its start; None where the system does not tell.
+
+    Time that others took from it is not waiting, so a node short of CPU knows that it is.
+    """
+    if not hasattr(resource, "RUSAGE_THREAD"):
+        return None  # pragma: no cover - the node runs on Linux
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
 class Connection(asyncio.Protocol):
@@ -53,9 +66,11 @@ class Connection(asyncio.Protocol):
         "_session",
         "_transport",
         "_turn",
+        "held_bytes",
     )
 
     def __init__(self, listener: "Listener") -> None:
+        self.held_bytes = 0
         self._listener = listener
         self._session: Session | None = None
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
@@ -94,6 +109,7 @@ class Connection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """It reads again: go on with what it asked meanwhile."""
         self._paused_ms = None
+        self._account()
         if self._closing_ms is not None or self._session is None:
             return
         self._session.resume(self._listener.now_ms())
@@ -148,6 +164,8 @@ class Connection(asyncio.Protocol):
         if output or session.backlog:
             self._schedule()
         self._read_or_not()
+        if session.pending or self.held_bytes:
+            self._account()
 
     def _schedule(self) -> None:
         if self._turn is None:
@@ -171,8 +189,22 @@ class Connection(asyncio.Protocol):
         stats = self._listener.core.stats
         stats.bytes_sent += len(output)
         self._transport.write(output)
-        if self._transport.get_write_buffer_size() > self._listener.core.limits.output_close_bytes:
+        unread = self._transport.get_write_buffer_size()
+        if unread > self._listener.core.limits.output_close_bytes:
             self._cut(Close.UNREAD)
+        elif unread:
+            self._account()
+
+    def measure(self) -> int:
+        """Bytes that this connection holds in memory: requests not answered and replies not taken."""
+        if self._session is None or self._closing_ms is not None:
+            return 0
+        return self._transport.get_write_buffer_size() + self._session.pending
+
+    def _account(self) -> None:
+        held_bytes = self.measure()
+        if held_bytes != self.held_bytes:
+            self._listener.hold(self, held_bytes)
 
     def send(self, output: bytes) -> None:
         """Send ``output`` with this turn's replies."""
@@ -214,6 +246,8 @@ class Connection(asyncio.Protocol):
     def sweep(self, now_ms: int) -> None:
         """End the connection if it is overdue in any way."""
         session = self._session
+        if self.held_bytes:
+            self._account()
         if self._closing_ms is not None:
             if now_ms - self._closing_ms >= limits.CLOSE_TIMEOUT_MS:
                 self._transport.abort()
@@ -243,13 +277,22 @@ class Connection(asyncio.Protocol):
 class Listener:
     """Accepts connections for one node until told to stop.
 
-    ``now_ms`` is the clock that sessions are told. Use: ``await open(…)``, ``address``, then either
-    ``close()`` or ``await drain(…)``.
+    ``now_ms`` is the clock that sessions are told; ``waits`` counts how often the node waited for work.
+    Use: ``await open(…)``, ``address``, then either ``close()`` or ``await drain(…)``.
     """
 
-    def __init__(self, core: "NodeCore", now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        core: "NodeCore",
+        now_ms: Callable[[], int],
+        waits: Callable[[], int | None] = thread_waits,
+    ) -> None:
         self.core = core
         self.now_ms = now_ms
+        self.held_bytes = 0
+        self._waits = waits
+        self._waited: int | None = None
+        self._probe_timer: asyncio.TimerHandle | None = None
         self.loop = asyncio.get_running_loop()
         self._connections: dict[Connection, None] = {}
         self._unswept: list[Connection] = []
@@ -275,6 +318,9 @@ class Listener:
             sock.close()
             raise
         self._sweep_timer = self.loop.call_later(SWEEP_MS / 1000, self._sweep)
+        self._waited = self._waits()
+        if self._waited is not None:
+            self._probe_timer = self.loop.call_later(limits.LOAD_PROBE_MS / 1000, self._probe)
         return self.address
 
     def admit(self, connection: Connection) -> bool:
@@ -300,11 +346,39 @@ class Listener:
         if connection not in self._connections:
             return
         del self._connections[connection]
+        self.held_bytes -= connection.held_bytes
+        connection.held_bytes = 0
         stats = self.core.stats
         stats.connections_closed[reason] += 1
         stats.connections_open = len(self._connections)
         if not self._connections:
             self._empty.set()
+
+    def hold(self, connection: Connection, held_bytes: int) -> None:
+        """Take note of what a connection holds in memory; beyond what all may hold, cut off the largest."""
+        self.held_bytes += held_bytes - connection.held_bytes
+        connection.held_bytes = held_bytes
+        if self.held_bytes > self.core.limits.buffers_bytes:
+            self._relieve()
+
+    def _relieve(self) -> None:
+        holding = [connection for connection in self._connections if connection.held_bytes]
+        for connection in holding:  # some was sent since they told
+            held_bytes = connection.measure()
+            self.held_bytes += held_bytes - connection.held_bytes
+            connection.held_bytes = held_bytes
+        for connection in sorted(holding, key=lambda each: each.held_bytes, reverse=True):
+            if self.held_bytes <= self.core.limits.buffers_bytes:
+                break
+            self.held_bytes -= connection.held_bytes
+            connection.held_bytes = 0
+            connection.abort(Close.BUFFERS)
+
+    def _probe(self) -> None:
+        self._probe_timer = self.loop.call_later(limits.LOAD_PROBE_MS / 1000, self._probe)
+        waited = self._waits()
+        self.core.note_load(self.now_ms(), waited=waited != self._waited)
+        self._waited = waited
 
     def _sweep(self) -> None:
         self._sweep_timer = self.loop.call_later(SWEEP_MS / 1000, self._sweep)
@@ -344,6 +418,9 @@ class Listener:
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
             self._sweep_timer = None
+        if self._probe_timer is not None:
+            self._probe_timer.cancel()
+            self._probe_timer = None
         for connection in list(self._connections):
             connection.abort(Close.DRAINED)
         await self._empty.wait()

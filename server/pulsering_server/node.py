@@ -12,10 +12,11 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pulsering import limits
-from pulsering.messages import CountReply, Vitals, Welcome, encode_topology
-from pulsering.wire import VERSION
+from pulsering.messages import CountReply, Vitals, Welcome, encode_error, encode_topology
+from pulsering.wire import VERSION, ErrorCode
 from pulsering_server.config_schema import LimitsConfig
 from pulsering_server.datapath import DataPath
+from pulsering_server.overload import Overload
 from pulsering_server.stats import Stats
 from pulsering_server.table import MOVED, NOT_OWNED, OFFLINE, UNKNOWN, Table
 
@@ -77,7 +78,11 @@ class NodeCore:
             users_max=min(self.limits.users or 0, _TABLE_USERS_MAX),
             memory_max=self.limits.memory_bytes,
         )
-        self.data_path = DataPath(self.table, self.limits.keys_per_frame, self.limits.frame_bytes)
+        self.busy_body = encode_error(ErrorCode.BUSY, f"node {name} is overloaded", limits.BUSY_AFTER_MS)
+        self.data_path = DataPath(
+            self.table, self.limits.keys_per_frame, self.limits.frame_bytes, self.busy_body
+        )
+        self.overload = Overload()
         self.tick_ms = -(-topology.ttl_ms // topology.ticks_per_ttl)
         self.stall_ms = topology.ttl_ms // limits.STALLS_PER_TTL
         self._events: list[Event] = []
@@ -139,6 +144,17 @@ class NodeCore:
         """What happened since the last call."""
         events, self._events = self._events, []
         return events
+
+    def note_load(self, now_ms: int, *, waited: bool) -> None:
+        """Take note of whether the loop had to wait for work since the last call; the shell calls this."""
+        before = self.overload.bounds
+        self.overload.note(now_ms, waited=waited)
+        bounds = self.overload.bounds
+        if bounds == before:
+            return
+        self.data_path.refuse_older(*bounds)
+        if self.overload.pressed:
+            self.stats.overloads += 1
 
     # -- answers of the control plane ------------------------------------------------------------------------
 

@@ -66,8 +66,8 @@ class Session:
 
     ``receive`` takes what arrived and returns what to send; ``closed`` is None until the connection has to
     end (send what was returned, then close). ``backlog`` is true when ``receive`` stopped early, at
-    ``frames_max`` frames or a full output: call it again, with nothing new, once the others had their turn
-    and the output is read.
+    ``work_max`` work or a full output: call it again, with nothing new, once the others had their turn and
+    the output is read.
     """
 
     __slots__ = (
@@ -77,6 +77,7 @@ class Session:
         "_heard_ms",
         "_reader",
         "_replies",
+        "_work",
         "backlog",
         "closed",
     )
@@ -90,6 +91,12 @@ class Session:
         self._heard_ms = now_ms
         self._frame_began_ms: int | None = None
         self._replies: list[bytes] = []
+        self._work = 0
+
+    @property
+    def pending(self) -> int:
+        """Bytes that came and are not answered."""
+        return self._reader.pending
 
     @property
     def greeted(self) -> bool:
@@ -99,16 +106,16 @@ class Session:
     # -- bytes in, bytes out ---------------------------------------------------------------------------------
 
     def receive(
-        self, data: bytes | bytearray | memoryview, now_ms: int, *, frames_max: int = limits.FRAMES_PER_TURN
+        self, data: bytes | bytearray | memoryview, now_ms: int, *, work_max: int = limits.WORK_PER_TURN
     ) -> bytes:
-        """Answer every complete frame, up to ``frames_max``; what is not complete waits for more."""
+        """Answer complete frames until ``work_max`` work is done; what is not complete waits for more."""
         if self.closed is not None:
             return b""
         now_ms = self._core.observe(now_ms)
         self._core.stats.bytes_received += len(data)
         self._reader.feed(data)
         try:
-            frames = self._answer_frames(now_ms, frames_max)
+            frames = self._answer_frames(now_ms, work_max)
         except FrameError as error:
             self._refuse(error, None, now_ms)
             frames = 1
@@ -117,22 +124,24 @@ class Session:
         self._replies.clear()
         return output
 
-    def _answer_frames(self, now_ms: int, frames_max: int) -> int:
+    def _answer_frames(self, now_ms: int, work_max: int) -> int:
         """Returns how many frames were answered; sets ``backlog``."""
         room = self._core.limits.output_pause_bytes
         frames = 0
+        self._work = work_max
         self.backlog = False
-        while frames < frames_max and room > 0:
+        while self._work > 0 and room > 0:
             if self._age is not None and self._reader.pending >= HEADER_BYTES:
-                fast, replies = self._run_data_path(self._age, now_ms, frames_max - frames, room)
+                fast, replies = self._run_data_path(self._age, now_ms, room)
                 frames += fast
                 room -= len(replies)
-                if frames >= frames_max or room <= 0:
+                if self._work <= 0 or room <= 0:
                     break
             frame = self._reader.next_frame()
             if frame is None:
                 return frames
             frames += 1
+            self._work -= limits.WORK_PER_FRAME
             try:
                 reply = self._answer(frame, now_ms)
             except FrameError as error:
@@ -140,19 +149,18 @@ class Session:
                 return frames
             self._replies.append(reply)
             room -= len(reply)
-        self.backlog = True
+        self.backlog = self._reader.pending > 0
         return frames
 
-    def _run_data_path(
-        self, age: FrameAge, now_ms: int, frames_max: int, output_max: int
-    ) -> tuple[int, bytes]:
+    def _run_data_path(self, age: FrameAge, now_ms: int, output_max: int) -> tuple[int, bytes]:
         """Let native code answer what it can at the front of the buffer: (frames, their replies)."""
         core = self._core
         buffer, start = self._reader.buffered
-        end, frames, replies = core.data_path.run(
-            buffer, start, age, now_ms, core.topology.epoch, core.warming_ms(now_ms), frames_max, output_max
+        end, frames, work, replies = core.data_path.run(
+            buffer, start, age, now_ms, core.topology.epoch, core.warming_ms(now_ms), self._work, output_max
         )
         if frames:
+            self._work -= work
             self._reader.skip(end - start)
             self._replies.append(replies)
         return frames, replies
@@ -230,17 +238,23 @@ class Session:
         if frame.op == Op.GET:
             if request.argument not in (0, WANT_AGES):
                 raise FrameError(f"body: want_ages is {request.argument}, not 0 or {WANT_AGES}")
+            if not core.overload.admits_get(age_ms):
+                return self._busy(frame, now_ms)
+            self._work -= request.key_count
             states = core.table.get(request.keys, now_ms)
             ages = core.table.get_ages(request.keys, now_ms) if request.argument else b""
             stats.keys_read += request.key_count
             body = encode_get_reply(epoch, core.warming_ms(now_ms), request.key_count, states, ages)
             return self._reply(frame, body, now_ms)
         ttl_ms = core.topology.ttl_ms
+        if frame.op == Op.HEARTBEAT and request.argument:
+            raise FrameError(f"body: the second value of a heartbeat is {request.argument}, not 0")
+        if not core.overload.admits_write(age_ms):
+            return self._busy(frame, now_ms)
+        self._work -= request.key_count
         stats.frame_age_ms_max = max(stats.frame_age_ms_max, age_ms)
         age_ms = min(age_ms, 2 * ttl_ms)
         if frame.op == Op.HEARTBEAT:
-            if request.argument:
-                raise FrameError(f"body: the second value of a heartbeat is {request.argument}, not 0")
             tally = core.table.heartbeat(request.keys, now_ms, age_ms)
         else:
             tally = core.table.leave(request.keys, now_ms, age_ms, min(request.argument, ttl_ms))
@@ -254,6 +268,11 @@ class Session:
 
     def _reply(self, frame: Frame, body: bytes, now_ms: int) -> bytes:
         return encode_frame(frame.op, frame.request_id, now_ms, body, reply=True)
+
+    def _busy(self, frame: Frame, now_ms: int) -> bytes:
+        core = self._core
+        core.stats.errors[ErrorCode.BUSY] += 1
+        return encode_frame(Op.ERROR, frame.request_id, now_ms, core.busy_body, reply=True)
 
     def _error(self, frame: Frame, code: ErrorCode, message: str, now_ms: int) -> bytes:
         self._core.stats.errors[code] += 1

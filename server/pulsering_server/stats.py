@@ -23,6 +23,7 @@ class Close(StrEnum):
     FRAME_TIMEOUT = "frame_timeout"
     IDLE = "idle"
     UNREAD = "unread"
+    BUFFERS = "buffers"
     FOREIGN_HTTP = "foreign_http"
     FOREIGN_TLS = "foreign_tls"
     FOREIGN_REDIS = "foreign_redis"
@@ -53,3 +54,4 @@ class Stats:
     pauses: int = 0
     stalls: int = 0
     stalled_ms: int = 0
+    overloads: int = 0

@@ -64,26 +64,32 @@ def world(*, compiled: bool) -> tuple[World, Session]:
     each = World(keys_per_frame=8, output_pause_bytes=200)
     core = each.cores["a"]
     if not compiled:
-        core.data_path = _datapath_reference.DataPath(core.table, 8, 1 << 20)
+        core.data_path = _datapath_reference.DataPath(core.table, 8, 1 << 20, core.busy_body)
     return each, Session(core, each.now_ms)
 
 
 @given(
-    stream=streams, cuts=st.lists(st.integers(1, 60), min_size=1, max_size=30), steps=st.integers(0, 9_000)
+    stream=streams,
+    cuts=st.lists(st.integers(1, 60), min_size=1, max_size=30),
+    steps=st.integers(0, 9_000),
+    overloaded=st.booleans(),
 )
-def test_the_same_stream_gets_the_same_answers(stream: bytes, cuts: list[int], steps: int) -> None:
-    """Scenarios 46 and 49 for the compiled path: cut anywhere, damaged anywhere."""
+def test_the_same_stream_gets_the_same_answers(
+    stream: bytes, cuts: list[int], steps: int, overloaded: bool
+) -> None:
+    """Scenarios 46 and 49 for the compiled path: cut anywhere, damaged anywhere, overloaded or not."""
     worlds = [world(compiled=True), world(compiled=False)]
     outputs = []
     for each, session in worlds:
         rng = random.Random(steps)
         output = [session.receive(HELLO, each.now_ms)]
+        each.cores["a"].note_load(each.now_ms, waited=not overloaded)
         rest = stream
         for cut in [*cuts, len(stream)]:
             each.advance(rng.randint(0, steps), step_ms=9_000)
-            output.append(session.receive(rest[:cut], each.now_ms, frames_max=3))
+            output.append(session.receive(rest[:cut], each.now_ms, work_max=24))
             while session.backlog:
-                output.append(session.receive(b"", each.now_ms, frames_max=3))
+                output.append(session.receive(b"", each.now_ms, work_max=24))
             rest = rest[cut:]
         outputs.append((b"".join(output), session.closed, each.cores["a"].stats))
     assert outputs[0] == outputs[1]

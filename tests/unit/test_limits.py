@@ -61,3 +61,21 @@ def test_a_stall_that_is_forgiven_expires_nobody_who_beats() -> None:
 def test_a_peer_that_does_not_read_is_gone_before_an_idle_one() -> None:
     assert limits.OUTPUT_RESUME_BYTES < limits.OUTPUT_PAUSE_BYTES
     assert limits.CLOSE_TIMEOUT_MS < limits.OUTPUT_TIMEOUT_MS < limits.IDLE_TIMEOUT_MS
+
+
+def test_an_overloaded_node_answers_in_time_or_refuses_in_time() -> None:
+    """Gets give way before heartbeats, and whoever is refused can still ask another owner."""
+    assert limits.GET_AGE_MS_MAX * 2 < limits.WRITE_AGE_MS_MAX
+    assert limits.WRITE_AGE_MS_MAX <= limits.CALL_TIMEOUT_MS // 2
+    assert limits.LOAD_PROBE_MS * 2 <= limits.GET_AGE_MS_MAX
+    assert limits.LOAD_PROBE_MS < limits.OVERLOAD_MS < 2_000
+
+
+def test_a_turn_holds_a_full_frame_and_many_small_ones() -> None:
+    assert limits.KEYS_PER_FRAME <= limits.WORK_PER_TURN
+    assert limits.WORK_PER_FRAME * 16 <= limits.WORK_PER_TURN
+
+
+def test_all_buffers_together_hold_many_of_the_largest() -> None:
+    largest = limits.OUTPUT_CLOSE_BYTES + limits.FRAME_BYTES_MAX
+    assert largest * 16 <= limits.BUFFERS_BYTES

@@ -22,7 +22,14 @@ class Served:
     def __init__(self, world: World) -> None:
         self.world = world
         self.core = world.cores["a"]
-        self.listener = Listener(self.core, lambda: world.now_ms)
+        self.idle = True
+        self._waits = 0
+        self.listener = Listener(self.core, lambda: world.now_ms, self._count_waits)
+
+    def _count_waits(self) -> int:
+        """A thread that waits for work now and then, unless it is not ``idle``."""
+        self._waits += self.idle
+        return self._waits
 
     @property
     def stats(self) -> Stats:
@@ -251,3 +258,48 @@ async def test_lengths_without_content_from_many_connections() -> None:
             await peer.say(bytes(frame))
         for peer in peers:
             assert (await peer.error()).code == ErrorCode.FRAME_TOO_LARGE
+
+
+@on_each_loop
+async def test_an_overloaded_node_serves_whoever_is_in_time() -> None:
+    """Scenario 55, over TCP: late gets hear when to come again, heartbeats are taken; then all is normal."""
+    keys = messages.encode_keys_request(1, 0, pack([1, 2]))
+    async with served() as node, node.peer() as peer:
+        await peer.greet()  # its frames all say that they were sent at this moment
+        node.idle = False
+        await node.until(lambda: node.core.overload.pressed)
+        assert (await peer.ask(Op.GET, keys)).op == Op.GET
+        node.world.advance(2 * limits.GET_AGE_MS_MAX)
+        await peer.say(b"".join(peer.request(op, keys) for op in [Op.GET, Op.HEARTBEAT] * 100))
+        for _ in range(100):
+            error = await peer.error()
+            assert (error.code, error.after_ms) == (ErrorCode.BUSY, limits.BUSY_AFTER_MS)
+            beat = await peer.frame()
+            assert messages.decode_write_reply(beat.body, 2).accepted == 2
+        node.idle = True
+        node.world.advance(limits.OVERLOAD_MS)
+        await node.until(lambda: not node.core.overload.pressed)
+        assert (await peer.ask(Op.GET, keys)).op == Op.GET
+        assert node.stats.overloads == 1
+
+
+@on_each_loop
+async def test_beyond_what_all_may_hold_who_holds_most_is_cut_off() -> None:
+    """Scenario 52, all together: half-sent frames of many peers count as one; the small ones stay."""
+    async with served(buffers_bytes=1 << 20) as node, AsyncExitStack() as stack:
+        peers = [await stack.enter_async_context(node.peer()) for _ in range(5)]
+        sizes = [100_000, 200_000, 300_000, 400_000, 1_000]
+        for peer, size in zip(peers, sizes, strict=True):
+            await peer.greet()
+            received = node.stats.bytes_received
+            whole = peer.request(Op.GET, messages.encode_keys_request(1, 0, bytes(8 * 100_000)))
+            await peer.say(whole[:size])
+            await node.until(lambda since=received, size=size: node.stats.bytes_received == since + size)  # type: ignore[misc]
+        assert node.listener.held_bytes == sum(sizes)
+        await peers[1].say(bytes(50_000))
+        assert await peers[3].rest() == b""
+        await node.until(lambda: node.stats.connections_closed[Close.BUFFERS] == 1)
+        assert node.listener.held_bytes == sum(sizes) + 50_000 - 400_000
+        await peers[0].close()
+        await node.until(lambda: node.listener.held_bytes == sum(sizes) + 50_000 - 500_000)
+        assert node.stats.connections_open == 3

@@ -211,15 +211,52 @@ def test_frames_may_come_a_byte_at_a_time() -> None:
     assert [frame for byte in data for frame in peer.deliver(bytes([byte]))] == whole.deliver(data)
 
 
+PINGS_PER_TURN = limits.WORK_PER_TURN // limits.WORK_PER_FRAME
+
+
 def test_many_frames_at_once_are_answered_in_slices() -> None:
     peer = World().connect()
-    data = b"".join(peer.frame(Op.PING, b"\x90") for _ in range(3 * limits.FRAMES_PER_TURN))
+    data = b"".join(peer.frame(Op.PING, b"\x90") for _ in range(3 * PINGS_PER_TURN))
     first = frames_in(peer.session.receive(data, peer.world.now_ms))
-    assert len(first) == limits.FRAMES_PER_TURN
+    assert len(first) == PINGS_PER_TURN
     assert peer.session.backlog
     rest = peer.deliver(b"")
-    assert [frame.request_id for frame in [*first, *rest]] == list(range(2, 2 + 3 * limits.FRAMES_PER_TURN))
+    assert [frame.request_id for frame in [*first, *rest]] == list(range(2, 2 + 3 * PINGS_PER_TURN))
     assert not peer.session.backlog
+
+
+@pytest.mark.parametrize("op", [Op.HEARTBEAT, Op.LEAVE, Op.GET])
+def test_a_slice_of_large_frames_ends_after_as_many_keys_as_a_turn_has(op: Op) -> None:
+    """One more may be begun while there is work left, so a turn ends within a frame of its bound."""
+    peer = World().connect()
+    body = messages.encode_keys_request(1, 0, bytes(8 * limits.KEYS_PER_FRAME))
+    data = b"".join(peer.frame(op, body) for _ in range(64))
+    frames = len(frames_in(peer.session.receive(data, peer.world.now_ms)))
+    assert (frames + 1) * limits.KEYS_PER_FRAME >= limits.WORK_PER_TURN
+    assert frames * limits.KEYS_PER_FRAME < limits.WORK_PER_TURN + limits.KEYS_PER_FRAME
+    assert peer.session.backlog
+    assert len(peer.deliver(b"")) == 64 - frames
+
+
+def test_a_slice_is_never_empty() -> None:
+    """A frame larger than a whole turn's work is done at once, or it would never be."""
+    peer = World(keys_per_frame=limits.KEYS_PER_FRAME_MAX).connect()
+    body = messages.encode_keys_request(1, 0, bytes(8 * limits.KEYS_PER_FRAME_MAX))
+    assert limits.KEYS_PER_FRAME_MAX > limits.WORK_PER_TURN
+    data = peer.frame(Op.GET, body) * 2
+    assert len(frames_in(peer.session.receive(data, peer.world.now_ms))) == 1
+    assert len(peer.deliver(b"")) == 1
+
+
+def test_half_a_frame_is_no_backlog() -> None:
+    """What waits for its peer must not be tried again and again."""
+    peer = World().connect()
+    data = b"".join(peer.frame(Op.PING, b"\x90") for _ in range(PINGS_PER_TURN))
+    peer.session.receive(data, peer.world.now_ms)
+    assert not peer.session.backlog
+    peer.session.receive(data[:20], peer.world.now_ms)
+    assert not peer.session.backlog
+    assert peer.session.pending == 3
 
 
 def test_a_slice_ends_where_the_output_is_full() -> None:
@@ -227,7 +264,7 @@ def test_a_slice_ends_where_the_output_is_full() -> None:
     world = World(output_pause_bytes=4096)
     peer = world.connect()
     data = b"".join(peer.frame(Op.TOPOLOGY, b"\x90") for _ in range(1000))
-    size = len(peer.session.receive(data, world.now_ms, frames_max=1000))
+    size = len(peer.session.receive(data, world.now_ms, work_max=1 << 40))
     assert 4096 <= size < 4096 + 1024
     assert peer.session.backlog
 
