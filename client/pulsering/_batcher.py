@@ -14,7 +14,6 @@ from itertools import repeat
 from typing import Generic, TypeVar
 
 from pulsering._calls import Call
-from pulsering._connection import now_ms
 from pulsering._driver import Driver, Run
 from pulsering.errors import PresenceError
 
@@ -60,7 +59,7 @@ class Batcher(Generic[C, T]):
             return twin
         self._driver.check_room(len(waiters) + 1)
         if not waiters:
-            self._sender_ms = now_ms()
+            self._sender_ms = self._driver.cluster.now_ms()
             self._since = self._loop.time()
             if self._linger:
                 self._loop.call_later(self._linger, self._leave)

@@ -8,7 +8,6 @@ request at once or says why not.
 
 import asyncio
 import random
-import ssl
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -19,6 +18,7 @@ from pulsering._connection import Connection, Request
 from pulsering.errors import ClientClosed, NodeDraining, NodeUnavailable, PresenceError, ProtocolError
 from pulsering.messages import Hello, Welcome
 from pulsering.options import ClientOptions
+from pulsering.transport import Transport
 from pulsering.url import Address
 
 __all__ = ["Channel", "Dialer", "Watcher"]
@@ -32,7 +32,7 @@ class Dialer(NamedTuple):
 
     loop: asyncio.AbstractEventLoop
     options: ClientOptions
-    tls: ssl.SSLContext | None
+    transport: Transport
     hello: Callable[[], Hello]
 
     async def dial(
@@ -43,16 +43,10 @@ class Dialer(NamedTuple):
         Raises a ``PresenceError`` that says what is wrong with it.
         """
         label = f"{node} ({address})" if node else str(address)
-        connection = Connection(label, self.loop, on_change)
+        connection = Connection(label, self.loop, on_change, self.transport.now_ms)
         try:
             async with asyncio.timeout(self.options.connect_timeout):
-                await self.loop.create_connection(
-                    lambda: connection,
-                    address.host,
-                    address.port,
-                    ssl=self.tls,
-                    server_hostname=address.host if self.tls is not None else None,
-                )
+                await self.transport.connect(connection, address)
                 welcome = await connection.hello(self.hello())
         except PresenceError:
             raise

@@ -9,14 +9,14 @@ the same hash seed, or to new addresses of the same nodes.
 import asyncio
 import contextlib
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 from pulsering import limits, messages
 from pulsering._backoff import RetryBudget
 from pulsering._channel import Channel, Dialer, Watcher
-from pulsering._connection import Request, now_ms, resolve
+from pulsering._connection import Request, resolve
 from pulsering.errors import (
     ClientClosed,
     ClusterMismatch,
@@ -27,6 +27,7 @@ from pulsering.errors import (
 )
 from pulsering.options import ClientOptions
 from pulsering.topology import Topology
+from pulsering.transport import Transport
 from pulsering.url import Address
 from pulsering.wire import VERSION, Op
 
@@ -44,9 +45,7 @@ class Cluster:
 
     def __init__(
         self,
-        seeds: Iterable[Address],
-        cluster: str,
-        tls: Any,
+        transport: Transport,
         options: ClientOptions,
         loop: asyncio.AbstractEventLoop,
         rng: random.Random,
@@ -56,11 +55,13 @@ class Cluster:
         self.rng = rng
         self.keys_per_frame = limits.KEYS_PER_FRAME
         self.refreshes = 0
-        self._seeds = tuple(seeds)
-        self._cluster = cluster
+        self.now_ms: Callable[[], int] = transport.now_ms
+        """The time at which heartbeats are said, in ms."""
+        self._seeds = transport.seeds
+        self._cluster = transport.cluster
         self._options = options
         self._loop = loop
-        self._dialer = Dialer(loop, options, tls, self._hello)
+        self._dialer = Dialer(loop, options, transport, self._hello)
         self._watcher = Watcher(self._on_welcome, self._on_channel_change, self._on_trouble)
         self._topology: Topology | None = None
         self._retired: Topology | None = None
@@ -190,7 +191,7 @@ class Cluster:
     async def ask(self, channel: Channel, op: Op) -> Any:
         """One control request to one node, within the connect timeout."""
         answer: asyncio.Future[Any] = self._loop.create_future()
-        request = Request(op, messages.EMPTY_BODY, now_ms(), partial(resolve, answer))
+        request = Request(op, messages.EMPTY_BODY, self.now_ms(), partial(resolve, answer))
         refused = channel.send(request)
         if refused is not None:
             raise refused
@@ -254,7 +255,9 @@ class Cluster:
         connection, welcome = await self._dialer.dial("", seed, lambda _: None)
         try:
             answer: asyncio.Future[Any] = self._loop.create_future()
-            connection.send(Request(Op.TOPOLOGY, messages.EMPTY_BODY, now_ms(), partial(resolve, answer)))
+            connection.send(
+                Request(Op.TOPOLOGY, messages.EMPTY_BODY, self.now_ms(), partial(resolve, answer))
+            )
             try:
                 async with asyncio.timeout(self._options.connect_timeout):
                     return _topology_of(await answer, welcome.node)

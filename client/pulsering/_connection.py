@@ -10,7 +10,6 @@ abandoned by its caller.
 
 import asyncio
 import contextlib
-import time
 from collections import OrderedDict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
@@ -26,28 +25,22 @@ from pulsering.errors import (
     ProtocolError,
     VersionMismatch,
 )
+from pulsering.transport import now_ms
 from pulsering.wire import HEADER_BYTES, VERSION, ErrorCode, Frame, FrameReader, Op, encode_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Connection", "Outcome", "Request", "now_ms", "resolve"]
+__all__ = ["Connection", "Outcome", "Request", "resolve"]
 
 Outcome: TypeAlias = "Callable[[Any, PresenceError | None], None]"
 """Called once with (decoded reply, None) or (None, error)."""
 
-_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", None)
 _WRITE_HIGH_BYTES: Final = 256 << 10
 """Unsent bytes in the transport before further frames wait in the queue, where they can be abandoned."""
 
 PINGS_MISSED_MAX: Final = 2
 """Pings without an answer before the node counts as dead."""
-
-
-def now_ms() -> int:
-    """Milliseconds of the clock from which nodes tell ages; it counts suspended time where it can."""
-    nanoseconds = time.monotonic_ns() if _CLOCK is None else time.clock_gettime_ns(_CLOCK)
-    return nanoseconds // 1_000_000
 
 
 class Request:
@@ -95,7 +88,11 @@ class Connection(asyncio.Protocol):
     """
 
     def __init__(
-        self, label: str, loop: asyncio.AbstractEventLoop, on_change: "Callable[[Connection], None]"
+        self,
+        label: str,
+        loop: asyncio.AbstractEventLoop,
+        on_change: "Callable[[Connection], None]",
+        clock: "Callable[[], int]" = now_ms,
     ) -> None:
         self.label = label
         self.draining_ms: int | None = None
@@ -107,6 +104,7 @@ class Connection(asyncio.Protocol):
         """Loop time of the last reply."""
         self._loop = loop
         self._on_change = on_change
+        self._now_ms = clock
         self._transport: asyncio.Transport | None = None
         self._reader = FrameReader()
         self._in_flight: dict[int, Request] = {}
@@ -136,7 +134,7 @@ class Connection(asyncio.Protocol):
     async def hello(self, hello: messages.Hello) -> messages.Welcome:
         """Shake hands; raises what the node said, or what is wrong with it."""
         answer: asyncio.Future[Any] = self._loop.create_future()
-        request = Request(Op.HELLO, messages.encode_map(hello), now_ms(), partial(resolve, answer))
+        request = Request(Op.HELLO, messages.encode_map(hello), self._now_ms(), partial(resolve, answer))
         self.send(request)
         try:
             welcome: messages.Welcome = await answer
@@ -377,7 +375,7 @@ class Connection(asyncio.Protocol):
                     NodeUnavailable(f"{self.label}: {self._missed} pings without an answer", node=self.label)
                 )
             return
-        self._ping = Request(Op.PING, messages.EMPTY_BODY, now_ms(), self._on_pong)
+        self._ping = Request(Op.PING, messages.EMPTY_BODY, self._now_ms(), self._on_pong)
         self._ping.id = self._take_id()
         self._transmit(self._ping)
 

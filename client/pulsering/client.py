@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import os
 import random
-import ssl
 import warnings
 from collections.abc import Iterable
 from itertools import repeat
@@ -20,7 +19,6 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 from pulsering import limits
 from pulsering._batcher import Batcher
 from pulsering._cluster import Cluster
-from pulsering._connection import now_ms
 from pulsering._count_call import CountCall
 from pulsering._driver import Driver
 from pulsering._read_call import ReadCall
@@ -40,7 +38,8 @@ from pulsering.reports import Count, HeartbeatReport, Location, NodeStatus
 from pulsering.snapshot import Snapshot, kept_ids
 from pulsering.status import Reason, Status
 from pulsering.topology import Topology
-from pulsering.url import Address, ServiceUrl, parse_url
+from pulsering.transport import Transport, transport_to
+from pulsering.url import parse_url
 from pulsering.wire import Op
 
 if TYPE_CHECKING:
@@ -82,10 +81,8 @@ class PresenceClient:
     ``ClientOverloaded`` beyond ``pending_keys_max``; ``TypeError`` or ``ValueError`` for what is no id.
     """
 
-    def __init__(self, url: ServiceUrl, options: ClientOptions) -> None:
-        if options.ssl is not None and not url.tls:
-            raise ConfigError("option ssl: only together with presences://, which asks for TLS")
-        self._url = url
+    def __init__(self, transport: Transport, options: ClientOptions) -> None:
+        self._transport = transport
         self._options = options
         self._state = _NEW
         self._pid = os.getpid()
@@ -105,9 +102,13 @@ class PresenceClient:
         Hosts are seeds: one that answers is enough. Port 7400 and any cluster name are assumed if not given.
         ``options`` are the fields of ``ClientOptions``, as keyword arguments or in the URL's query. Nothing
         is connected yet. Raises ``ConfigError``, which names the part that is wrong.
+
+        ``memory://`` is a cluster in this process, for tests, notebooks and one-process services; it needs
+        the server extra. See ``docs/client.md``.
         """
         parsed = parse_url(url)
-        return cls(parsed, ClientOptions.from_mapping(options, parsed.options))
+        transport = transport_to(parsed, options.get("ssl"))
+        return cls(transport, ClientOptions.from_mapping(options, parsed.options))
 
     # --- Life --------------------------------------------------------------------------------------------
 
@@ -133,9 +134,7 @@ class PresenceClient:
         self._loop = loop
         self._pid = os.getpid()
         options = self._options
-        tls = (options.ssl or ssl.create_default_context()) if self._url.tls else None
-        seeds = (Address(*seed) for seed in self._url.seeds)
-        cluster = Cluster(seeds, self._url.cluster, tls, options, loop, random.Random())
+        cluster = Cluster(self._transport, options, loop, random.Random())
         driver = Driver(cluster, loop, options.pending_keys_max)
         try:
             await cluster.open()
@@ -189,7 +188,7 @@ class PresenceClient:
 
     def __repr__(self) -> str:
         state = ("new", "opening", "open", "closed")[self._state]
-        return f"<PresenceClient {','.join(map(str, self._url.seeds))} {state}>"
+        return f"<PresenceClient {','.join(map(str, self._transport.seeds))} {state}>"
 
     def _check(self) -> asyncio.AbstractEventLoop:
         if self._state != _OPEN or os.getpid() != self._pid:
@@ -254,7 +253,7 @@ class PresenceClient:
     ) -> HeartbeatReport:
         loop = self._check()
         seconds = self._seconds(timeout)
-        said = now_ms()
+        said = self._cluster.now_ms()
         call = WriteCall(self._cluster, keys_of(ids, self._hash_seed), op, grace_ms=grace_ms)
         if call.key_count:
             await self._driver.complete(call, seconds, said)
@@ -306,7 +305,7 @@ class PresenceClient:
         call = ReadCall(self._cluster, keys_of(ids, self._hash_seed), want_ages=ages)
         kept = kept_ids(ids)
         if call.key_count:
-            await self._driver.complete(call, seconds, now_ms())
+            await self._driver.complete(call, seconds, self._cluster.now_ms())
             outage = call.outage(loop.time())
             if outage is not None:
                 raise outage
@@ -321,7 +320,7 @@ class PresenceClient:
         """
         loop = self._check()
         call = CountCall(self._cluster)
-        await self._driver.complete(call, self._seconds(timeout), now_ms())
+        await self._driver.complete(call, self._seconds(timeout), self._cluster.now_ms())
         outage = call.outage(loop.time())
         if outage is not None:
             raise outage

@@ -6,15 +6,19 @@ their names. Invariant: a URL is understood whole or refused with a ``ConfigErro
 what it accepts.
 """
 
+import importlib.metadata
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from pulsering import limits
 from pulsering.errors import ConfigError
 
-__all__ = ["DEFAULT_PORT", "Address", "ServiceUrl", "parse_url"]
+__all__ = ["DEFAULT_PORT", "TCP_SCHEMES", "TRANSPORTS_GROUP", "Address", "ServiceUrl", "parse_url"]
 
 DEFAULT_PORT: Final = 7400
+TCP_SCHEMES: Final = ("presence", "presences")
+TRANSPORTS_GROUP: Final = "pulsering.transports"
+"""The entry-point group whose names are the further schemes."""
 _EXAMPLE: Final = "presence://h1:7400,h2:7400/cluster?timeout=250ms"
 
 
@@ -29,12 +33,17 @@ class Address(NamedTuple):
 
 
 class ServiceUrl(NamedTuple):
-    """A parsed URL. An empty ``cluster`` accepts any; ``options`` are still text."""
+    """A parsed URL. An empty ``cluster`` accepts any; ``options`` are still text.
+
+    ``seeds`` are there for TCP only; what another scheme has between ``//`` and ``/`` is ``authority``.
+    """
 
     seeds: tuple[Address, ...]
     cluster: str
     tls: bool
     options: dict[str, str]
+    scheme: str = "presence"
+    authority: str = ""
 
 
 def parse_url(url: str) -> ServiceUrl:
@@ -45,19 +54,28 @@ def parse_url(url: str) -> ServiceUrl:
         parts = urlsplit(url.strip())
     except ValueError as error:
         raise ConfigError(f"url: {error}: {url!r}; like {_EXAMPLE}") from None
-    if parts.scheme not in ("presence", "presences"):
+    if parts.scheme not in TCP_SCHEMES and not _is_plugged_in(parts.scheme):
         raise ConfigError(
-            f"url scheme: presence:// or presences:// (TLS) is needed, not {url!r}; like {_EXAMPLE}"
+            f"url scheme: presence://, presences:// (TLS) or memory:// (in this process) is needed, "
+            f"not {url!r}; like {_EXAMPLE}"
         )
     if parts.fragment:
         raise ConfigError(f"url: a fragment (#{parts.fragment}) has no meaning here")
     if "@" in parts.netloc:
         raise ConfigError("url user: a user or password has no meaning here; leave out what comes before @")
+    if parts.scheme not in TCP_SCHEMES:
+        authority = unquote(parts.netloc)
+        return ServiceUrl((), _cluster(parts.path), False, _options(parts), parts.scheme, authority)
     seeds = tuple(_address(text) for text in parts.netloc.split(","))
     repeated = {str(seed) for seed in seeds if seeds.count(seed) > 1}
     if repeated:
         raise ConfigError(f"url hosts: {', '.join(sorted(repeated))} is there twice")
-    return ServiceUrl(seeds, _cluster(parts.path), parts.scheme == "presences", _options(parts))
+    cluster, tls = _cluster(parts.path), parts.scheme == "presences"
+    return ServiceUrl(seeds, cluster, tls, _options(parts), parts.scheme, parts.netloc)
+
+
+def _is_plugged_in(scheme: str) -> bool:
+    return bool(scheme) and len(importlib.metadata.entry_points(group=TRANSPORTS_GROUP, name=scheme)) == 1
 
 
 def _address(text: str) -> Address:

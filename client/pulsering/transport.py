@@ -1,0 +1,101 @@
+"""How bytes get to a node: by TCP, or by whatever is plugged in under another URL scheme.
+
+A transport is all that a client knows of the world outside: where to begin, how to reach an address, and what
+time it is there. Everything else, handshake, deadlines, retries, is the same code over any of them, so what
+holds over ``memory://`` holds over TCP. Other packages plug theirs in by the entry-point group
+``pulsering.transports``: the scheme is the entry's name, and what it names is called with the ``ServiceUrl``.
+Invariant: a transport never decides anything; it connects or raises ``OSError``.
+"""
+
+import asyncio
+import importlib.metadata
+import ssl
+import time
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from typing import Final, Protocol, cast
+
+from pulsering.errors import ConfigError
+from pulsering.url import TCP_SCHEMES, TRANSPORTS_GROUP, Address, ServiceUrl
+
+__all__ = ["Provider", "TcpTransport", "Transport", "now_ms", "transport_to"]
+
+_CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", None)
+
+
+def now_ms() -> int:
+    """Milliseconds of the clock from which nodes tell ages; it counts suspended time where it can."""
+    nanoseconds = time.monotonic_ns() if _CLOCK is None else time.clock_gettime_ns(_CLOCK)
+    return nanoseconds // 1_000_000
+
+
+class Transport(Protocol):
+    """The way to one cluster, for one client."""
+
+    @property
+    def seeds(self) -> tuple[Address, ...]:
+        """Addresses to begin with."""
+
+    @property
+    def cluster(self) -> str:
+        """The cluster's name, checked in the handshake; empty accepts any."""
+
+    def now_ms(self) -> int:
+        """Milliseconds of any origin, never going back: the time at which heartbeats are said."""
+
+    async def connect(self, protocol: asyncio.Protocol, address: Address) -> None:
+        """Connect; returns after ``protocol.connection_made``. Raises ``OSError``; may be cancelled."""
+
+
+Provider = Callable[[ServiceUrl], Transport]
+"""Makes a transport of a URL, and takes its own options out of ``url.options``: the rest is the client's."""
+
+
+class TcpTransport:
+    """TCP, with TLS for ``presences://``. Names are looked up afresh at each connect."""
+
+    def __init__(
+        self, seeds: Iterable[Address], cluster: str = "", *, tls: bool = False, context: object = None
+    ) -> None:
+        self.seeds = tuple(seeds)
+        self.cluster = cluster
+        self._tls = tls
+        self._given = context
+
+    def now_ms(self) -> int:
+        """The machine's own clock."""
+        return now_ms()
+
+    async def connect(self, protocol: asyncio.Protocol, address: Address) -> None:
+        """Look up, connect, and shake hands for TLS."""
+        await asyncio.get_running_loop().create_connection(
+            lambda: protocol,
+            address.host,
+            address.port,
+            ssl=self._context,
+            server_hostname=address.host if self._tls else None,
+        )
+
+    @cached_property
+    def _context(self) -> ssl.SSLContext | None:
+        """Made when first needed: reading the system's certificates takes tens of milliseconds."""
+        if not self._tls:
+            return None
+        return cast("ssl.SSLContext | None", self._given) or ssl.create_default_context()
+
+
+def transport_to(url: ServiceUrl, context: object = None) -> Transport:
+    """The transport that a URL means; ``context`` is the option ``ssl``. Raises ``ConfigError``."""
+    if context is not None and not url.tls:
+        raise ConfigError("option ssl: only together with presences://, which asks for TLS")
+    if url.scheme in TCP_SCHEMES:
+        return TcpTransport(url.seeds, url.cluster, tls=url.tls, context=context)
+    (entry,) = importlib.metadata.entry_points(group=TRANSPORTS_GROUP, name=url.scheme)
+    try:
+        provider: Provider = entry.load()
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"url scheme {url.scheme}: it runs nodes in this process, which needs the 'server' extra"
+            f" ({error.name} is not installed): pip install 'pulsering[server]'"
+        ) from error
+    return provider(url)
