@@ -1,7 +1,7 @@
 """How many users a second one node serves through the real client, at what cost, and how fast a page is.
 
 One real node process on one core, this process with the real client on another. Three closed loops (refresh
-by ``heartbeat_many``, the same again in small batches, ``get_many``) ask for as much as both can do and account
+by ``heartbeat_many``, the same in small batches, ``get_many``) ask for as much as both can do and account
 for the CPU seconds of each side; one open loop asks for pages of a thousand users at half that load, each
 timed from when it was due. Every answer is judged while it is measured: users of the lower half of the id
 space were beaten, users of the upper never were.
