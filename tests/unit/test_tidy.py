@@ -103,3 +103,17 @@ def test_version_is_said_once() -> None:
     """The package asks its own metadata; a number in the source would fall behind."""
     for path in SOURCES:
         assert not re.search(r"^__version__\s*=\s*[\"']\d", path.read_text(), re.MULTILINE), name_of(path)
+
+
+FOUNDATION = {1, 2, 3, 4, 7, 9, 10, 11, 13, 15, 24, 26, 29, 33, 34, 39, 46, 49, 57}
+"""Numbers of the fault scenarios, as the first releases promised them, that some test must name."""
+
+
+def test_every_promised_scenario_is_named_by_a_test() -> None:
+    named = {
+        int(number)
+        for path in Path(__file__).parents[1].rglob("*.py")
+        for words in re.findall(r"[Ss]cenarios? (\d[\d, and]*)", path.read_text(encoding="utf-8"))
+        for number in re.findall(r"\d+", words)
+    }
+    assert named >= FOUNDATION, FOUNDATION - named
