@@ -95,3 +95,21 @@ def node(
         for name, value in figures.items():
             typer.echo(f"{name:28} {value if isinstance(value, int | str) else round(value, 4):>16}")
     raise typer.Exit(1 if figures["wrong_answers"] else 0)
+
+
+@bench.command("table")
+def bench_table(
+    users: Annotated[int, typer.Option(min=1, help="Users in the table.")] = 1_000_000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Fill one node's table, without a network: bytes a user, users a second, and whether it ever errs.
+
+    \b
+    [dim]pulsering bench table --users 10000000[/]
+
+    Exit code 0 only if no answer was wrong.
+    """
+    _need_extra("bench")
+    from pulsering_bench.table import main
+
+    raise typer.Exit(main(["--users", str(users), *(["--json"] if as_json else [])]))

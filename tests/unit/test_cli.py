@@ -192,6 +192,13 @@ def test_own_verbs_do_not_load_what_hangs_on_the_command() -> None:
     assert "demo" in {command.name for command in build_app(["demo"]).registered_commands}
 
 
+def test_the_bench_of_the_table_is_a_verb(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["bench", "table", "--users", "10000", "--json"]) == OK
+    figures = json.loads(capfd.readouterr().out)
+    assert (figures["users"], figures["wrong_answers"]) == (10_000, 0)
+    assert run(["bench", "table", "--users", "0"]) == MISUSED
+
+
 # --- Without the extra ----------------------------------------------------------------------------------
 
 
