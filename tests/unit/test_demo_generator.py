@@ -42,6 +42,10 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self.now
 
 
+ANSWER_S = 0.001
+"""What a service takes, on the virtual clock."""
+
+
 class Report(NamedTuple):
     total: int
     accepted: int
@@ -62,21 +66,21 @@ class HonestService:
         self.now = asyncio.get_running_loop().time
 
     async def heartbeat_many(self, ids: Iterable[Any]) -> Report:
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(ANSWER_S)
         users = list(ids)
         for user in users:
             self.beat(user)
         return Report(len(users), len(users))
 
     async def leave_many(self, ids: Iterable[Any]) -> Report:
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(ANSWER_S)
         users = list(ids)
         for user in users:
             self.leave(user)
         return Report(len(users), len(users))
 
     async def get_many(self, ids: Iterable[Any]) -> Answers:
-        await asyncio.sleep(0.001)
+        await asyncio.sleep(ANSWER_S)
         return Answers(bytes(self.status(user) for user in ids))
 
     async def is_online(self, user: int) -> bool:
