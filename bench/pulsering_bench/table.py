@@ -70,6 +70,11 @@ def keys_of(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return x
 
 
+def packed(keys: NDArray[np.uint64]) -> memoryview:
+    """Keys as the table takes them: bytes, little-endian."""
+    return keys.astype("<u8", copy=False).data.cast("B")
+
+
 def memory_needed(users: int) -> int:
     """Bytes that a run with so many users takes at its highest."""
     return int(users * BYTES_A_USER) + BYTES_BESIDE
@@ -93,7 +98,7 @@ class _Run:
         self.users = users
         self.advance = advance
         self.process = psutil.Process()
-        self.rss_before = self.process.memory_info().rss
+        self.rss_before = int(self.process.memory_info().rss)
         self.table = Table(ttl_ms=TTL_MS)
         self.now = 0
         self.longest = 0.0
@@ -102,7 +107,7 @@ class _Run:
 
     def timed(self, call: Callable[[memoryview, int], object], keys: NDArray[np.uint64], batch: int) -> float:
         """CPU seconds that ``call`` takes over ``keys``, batch by batch."""
-        view = memoryview(keys).cast("B")
+        view = packed(keys)
         now, total, longest = self.now, 0.0, self.longest
         for at in range(0, len(view), 8 * batch):
             part = view[at : at + 8 * batch]
@@ -126,7 +131,7 @@ class _Run:
         return total
 
     def rss(self) -> int:
-        return int(self.process.memory_info().rss) - self.rss_before
+        return int(self.process.memory_info().rss - self.rss_before)
 
     def insert(self) -> float:
         """Put every user in, growth included; users a second."""
@@ -153,7 +158,7 @@ class _Run:
 
     def single(self) -> float:
         """Nanoseconds of a get of one user, the call from Python included."""
-        keys = memoryview(keys_of(self.random.integers(0, self.users, 20_000, dtype=np.uint64))).cast("B")
+        keys = packed(keys_of(self.random.integers(0, self.users, 20_000, dtype=np.uint64)))
         parts, get, now = [keys[at : at + 8] for at in range(0, len(keys), 8)], self.table.get, self.now
         began = thread_time()
         for part in parts:
@@ -177,7 +182,7 @@ class _Run:
             for start in range(0, probes, CHUNK):
                 number = min(CHUNK, probes - start)
                 keys = keys_of(np.arange(first + start, first + start + number, dtype=np.uint64))
-                states = np.frombuffer(self.table.get(memoryview(keys).cast("B"), self.now), np.uint8)
+                states = np.frombuffer(self.table.get(packed(keys), self.now), np.uint8)
                 for shift in range(0, 8, 2):
                     part = states[: (number - shift // 2 + 3) // 4] >> shift & 3
                     wrong += int(np.count_nonzero(part != right & 3))

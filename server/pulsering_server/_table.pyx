@@ -441,7 +441,9 @@ cdef class Table:
         )
 
     cdef bint _may_grow(self) noexcept nogil:
-        return not self._memory_max or self._memory() + 4096 <= self._memory_max
+        # A new cell may double a directory.
+        cdef uint64_t step = 2048 + (<uint64_t>4 << self._annex.depth) + (<uint64_t>4 << self._ledger.depth)
+        return not self._memory_max or self._memory() + step <= self._memory_max
 
     cdef bint _settle(self, Place place, uint64_t mixed, uint8_t code) noexcept nogil:
         """Put a key that is in no line into its home or, by guests, beside it; False if there is no room."""
@@ -813,13 +815,15 @@ cdef class Table:
 
     cdef void _resize(self) noexcept nogil:
         """Start to grow where that is due, and pay for the batch's new users."""
-        cdef uint64_t n = self._old.lines, to
+        cdef uint64_t n = self._old.lines, to, spare
         if not self._phase and (
             (self._held + self._annex.count) * 100 > n * capacity(self._old.kind) * full_percent(n)
         ):
             to = n + growth_of(n) + 1
             if self._memory_max:
-                to = min(to, n + max(self._memory_max, self._memory()) // LINE - self._memory() // LINE)
+                # A sixteenth of it is not for lines: moving them may need cells of the annex.
+                spare = self._memory_max - self._memory_max // 16
+                to = min(to, n + (max(spare, self._memory()) - self._memory()) // LINE)
             to = min(to, <uint64_t>self._reserve_lines)
             if to > n + (n >> 6):
                 self._begin(to)

@@ -231,9 +231,10 @@ class Table:
         Heartbeats merge by max. ``stale``: already expired, or said before a leave. ``refused``: a new user
         beyond ``users_max`` or ``memory_max``. ``moved``: the slot is not owned.
         """
-        said, parsed = -checked_ms(age_ms, "age_ms"), checked_keys(keys)
-        self.advance(now_ms)
-        said += self._now
+        now, age = checked_ms(now_ms, "now_ms"), checked_ms(age_ms, "age_ms")
+        parsed = checked_keys(keys)
+        self.advance(now)
+        said = self._now - age
         return self._tallied([self._heartbeat(key, said) for key in parsed])
 
     def _heartbeat(self, key: int, said: int) -> str:
@@ -268,9 +269,9 @@ class Table:
         For one ttl a heartbeat said before the leave is ``stale`` (a tie: what arrives last wins). A leave
         said in an earlier tick than the user's last heartbeat, or a whole ttl ago, is ``stale`` itself.
         """
-        age, grace = checked_ms(age_ms, "age_ms"), checked_ms(grace_ms, "grace_ms")
-        parsed = checked_keys(keys)
-        self.advance(now_ms)
+        now, age = checked_ms(now_ms, "now_ms"), checked_ms(age_ms, "age_ms")
+        grace, parsed = checked_ms(grace_ms, "grace_ms"), checked_keys(keys)
+        self.advance(now)
         return self._tallied([self._leave(key, age, grace) for key in parsed])
 
     def _leave(self, key: int, age: int, grace: int) -> str:
