@@ -6,6 +6,7 @@ one bad key does not hide a duplicate node. Whatever the file holds, the only ex
 """
 
 import difflib
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path as FilePath
@@ -15,6 +16,14 @@ from pydantic import BaseModel, ValidationError
 
 from pulsering import limits
 from pulsering.topology import Node, Topology
+from pulsering_server.config_cores import (
+    Shard,
+    core_problems,
+    cores_of,
+    share_of,
+    share_problems,
+    shards_of,
+)
 from pulsering_server.config_document import TEXT_BYTES_MAX, Document, Path, read_document, render_path
 from pulsering_server.config_errors import ConfigErrors, Position, Problem
 from pulsering_server.config_schema import (
@@ -26,7 +35,15 @@ from pulsering_server.config_schema import (
 )
 from pulsering_server.units import format_size
 
-__all__ = ["ClusterConfig", "ConfigErrors", "LimitsConfig", "NodeConfig", "load_config", "parse_config"]
+__all__ = [
+    "ClusterConfig",
+    "ConfigErrors",
+    "LimitsConfig",
+    "NodeConfig",
+    "Shard",
+    "load_config",
+    "parse_config",
+]
 
 # Around the keys of a full frame: header, body and ext headers, epoch.
 _FRAME_OVERHEAD_BYTES: Final = 64
@@ -38,6 +55,19 @@ _OTHER_NAMES: Final = {"host": "address", "port": "address", "id": "name", "rack
 class ClusterConfig(ClusterFile):
     """A valid configuration. Frozen; equal when every setting is."""
 
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        """Every core of every node: what the topology calls nodes."""
+        return tuple(itertools.chain.from_iterable(map(shards_of, self.nodes)))
+
+    def shards_named(self, name: str) -> tuple[Shard, ...]:
+        """Return all cores of the node of this name, or the one core of this name; none if there is neither."""
+        return tuple(shard for shard in self.shards if name in (shard.node.name, shard.name))
+
+    def limits_of(self, shard: Shard) -> LimitsConfig:
+        """Return the limits of one core: its share of those of its node."""
+        return share_of(self.limits, shard.node.cores)
+
     def topology(self) -> Topology:
         """Return the part that nodes and clients must agree on."""
         return Topology(
@@ -48,8 +78,8 @@ class ClusterConfig(ClusterFile):
             replicas=self.replicas,
             hash_seed=self.hash_seed,
             nodes=tuple(
-                Node(node.name, node.address.host, node.address.port, node.weight, node.zone)
-                for node in self.nodes
+                Node(shard.name, shard.address.host, shard.address.port, shard.node.weight, shard.node.zone)
+                for shard in self.shards
             ),
         )
 
@@ -160,9 +190,10 @@ def _cross_problems(document: Document) -> Iterator[Problem]:
     entries = root.get("nodes")
     nodes = list(entries) if isinstance(entries, tuple) else []
     yield from _duplicates(document, nodes)
+    yield from core_problems(document, nodes)
     if document.broken_at is None:
         yield from _replica_problems(document, root.get("replicas", 2), nodes)
-    yield from _limit_problems(document, root.get("limits", {}))
+    yield from _limit_problems(document, root.get("limits", {}), nodes)
 
 
 def _duplicates(document: Document, nodes: list[Any]) -> Iterator[Problem]:
@@ -185,7 +216,7 @@ def _replica_problems(document: Document, replicas: object, nodes: list[Any]) ->
     if type(replicas) is not int or not 1 <= replicas <= limits.REPLICAS_MAX or not nodes:
         return
     position = document.nearest(("replicas",) if "replicas" in document.root else ("nodes",))
-    if replicas > len(nodes):
+    if replicas > sum(map(cores_of, nodes)):
         has = "there is 1" if len(nodes) == 1 else f"there are {len(nodes)}"
         default = "" if "replicas" in document.root else " (the default)"
         yield document.problem(
@@ -197,18 +228,20 @@ def _replica_problems(document: Document, replicas: object, nodes: list[Any]) ->
     on_loopback = all(host in ("localhost", "::1") or host.startswith("127.") for host in hosts)
     if None not in addresses and replicas > len(hosts) and not on_loopback:
         on = "1 host" if len(hosts) == 1 else f"{len(hosts)} hosts"
-        message = f"replicas: {replicas} never share a host, but the {len(nodes)} nodes are on {on}"
+        them = "the node is" if len(nodes) == 1 else f"the {len(nodes)} nodes are"
+        message = f"replicas: {replicas} never share a host, but {them} on {on}"
         yield document.problem(f"{message}: {', '.join(sorted(hosts))}", position)
 
 
-def _limit_problems(document: Document, section: object) -> Iterator[Problem]:
+def _limit_problems(document: Document, section: object, nodes: list[Any]) -> Iterator[Problem]:
     if not isinstance(section, dict):
-        return
+        section = {}
     known = {key: section[key] for key in section if key in _keys(LimitsConfig)}
     try:
         limit = LimitsConfig.model_validate(known)
     except ValidationError:
         return
+    yield from share_problems(document, limit, nodes)
     if limit.frame_bytes < limit.keys_per_frame * 8 + _FRAME_OVERHEAD_BYTES:
         key = "frame" if "frame" in section else "keys_per_frame"
         message = f"limits.{key}: a frame of {format_size(limit.frame_bytes)} cannot hold"

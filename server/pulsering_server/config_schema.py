@@ -44,6 +44,8 @@ FRAME_BYTES_MIN: Final = HELLO_FRAME_BYTES_MAX
 USERS_MAX: Final = 1 << 40
 BUFFERS_BYTES_MIN: Final = 1 << 20
 BUFFERS_BYTES_MAX: Final = 1 << 40
+CORES_MAX: Final = 256
+"""More than any machine that is one failure domain should hold of a cluster."""
 
 _HOST_LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 
@@ -200,7 +202,12 @@ class NodeConfig(_Section):
     address: Annotated[Address, _checked(parse_address), _ADDRESS_SCHEMA] = Field(
         description="host:port that clients and this node's listener use"
     )
-    weight: int = Field(1, ge=1, le=WEIGHT_MAX, description="share of the users, relative to the others")
+    cores: int = Field(
+        1, ge=1, le=CORES_MAX, description="processes, each a node on a port of its own, from the address on"
+    )
+    weight: int = Field(
+        1, ge=1, le=WEIGHT_MAX, description="share of the users of each core, relative to the others"
+    )
     zone: Zone = Field("", description="replicas go to different zones where there are enough")
 
 
@@ -225,7 +232,7 @@ class ClusterFile(_Section):
         0, description="places users on nodes; never change it, and keep it to yourself"
     )
     limits: Annotated[LimitsConfig, BeforeValidator(_absent_is_empty)] = Field(
-        default_factory=LimitsConfig.model_construct, description="of each node"
+        default_factory=LimitsConfig.model_construct, description="of each node, shared by its cores"
     )
     nodes: tuple[NodeConfig, ...] = Field(
         min_length=1, max_length=NODES_MAX, description="who is in it: a list of names and addresses"
