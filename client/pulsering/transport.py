@@ -8,15 +8,15 @@ Invariant: a transport never decides anything; it connects or raises ``OSError``
 """
 
 import asyncio
-import importlib.metadata
 import ssl
 import time
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from typing import Final, Protocol, cast
 
+from pulsering._plugins import TRANSPORTS_GROUP, load_plugin
 from pulsering.errors import ConfigError
-from pulsering.url import TCP_SCHEMES, TRANSPORTS_GROUP, Address, ServiceUrl
+from pulsering.url import TCP_SCHEMES, Address, ServiceUrl
 
 __all__ = ["Provider", "TcpTransport", "Transport", "now_ms", "transport_to"]
 
@@ -90,12 +90,5 @@ def transport_to(url: ServiceUrl, context: object = None) -> Transport:
         raise ConfigError("option ssl: only together with presences://, which asks for TLS")
     if url.scheme in TCP_SCHEMES:
         return TcpTransport(url.seeds, url.cluster, tls=url.tls, context=context)
-    (entry,) = importlib.metadata.entry_points(group=TRANSPORTS_GROUP, name=url.scheme)
-    try:
-        provider: Provider = entry.load()
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"url scheme {url.scheme}: it runs nodes in this process, which needs the 'server' extra"
-            f" ({error.name} is not installed): pip install 'pulsering[server]'"
-        ) from error
+    provider: Provider = load_plugin(TRANSPORTS_GROUP, url.scheme, f"{url.scheme}://")
     return provider(url)

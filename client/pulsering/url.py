@@ -6,19 +6,17 @@ their names. Invariant: a URL is understood whole or refused with a ``ConfigErro
 what it accepts.
 """
 
-import importlib.metadata
 from typing import Final, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from pulsering import limits
+from pulsering._plugins import TRANSPORTS_GROUP, is_plugged_in
 from pulsering.errors import ConfigError
 
-__all__ = ["DEFAULT_PORT", "TCP_SCHEMES", "TRANSPORTS_GROUP", "Address", "ServiceUrl", "parse_url"]
+__all__ = ["DEFAULT_PORT", "TCP_SCHEMES", "Address", "ServiceUrl", "parse_url"]
 
 DEFAULT_PORT: Final = 7400
 TCP_SCHEMES: Final = ("presence", "presences")
-TRANSPORTS_GROUP: Final = "pulsering.transports"
-"""The entry-point group whose names are the further schemes."""
 _EXAMPLE: Final = "presence://h1:7400,h2:7400/cluster?timeout=250ms"
 
 
@@ -54,7 +52,7 @@ def parse_url(url: str) -> ServiceUrl:
         parts = urlsplit(url.strip())
     except ValueError as error:
         raise ConfigError(f"url: {error}: {url!r}; like {_EXAMPLE}") from None
-    if parts.scheme not in TCP_SCHEMES and not _is_plugged_in(parts.scheme):
+    if parts.scheme not in TCP_SCHEMES and not is_plugged_in(TRANSPORTS_GROUP, parts.scheme):
         raise ConfigError(
             f"url scheme: presence://, presences:// (TLS) or memory:// (in this process) is needed, "
             f"not {url!r}; like {_EXAMPLE}"
@@ -72,10 +70,6 @@ def parse_url(url: str) -> ServiceUrl:
         raise ConfigError(f"url hosts: {', '.join(sorted(repeated))} is there twice")
     cluster, tls = _cluster(parts.path), parts.scheme == "presences"
     return ServiceUrl(seeds, cluster, tls, _options(parts), parts.scheme, parts.netloc)
-
-
-def _is_plugged_in(scheme: str) -> bool:
-    return bool(scheme) and len(importlib.metadata.entry_points(group=TRANSPORTS_GROUP, name=scheme)) == 1
 
 
 def _address(text: str) -> Address:
