@@ -45,6 +45,7 @@ class Batcher(Generic[C, T]):
         self._linger = linger
         self._make = make
         self._answers = answers
+        self._new_waiter: Callable[[], asyncio.Future[T]] = loop.create_future
         self._waiters: dict[int, asyncio.Future[T]] = {}
         self._twins: dict[int, list[asyncio.Future[T]]] = {}
         self._sender_ms = 0
@@ -53,29 +54,32 @@ class Batcher(Generic[C, T]):
     def join(self, key: int) -> "asyncio.Future[T]":
         """A future of the answer for ``key``."""
         waiters = self._waiters
+        waiter = self._new_waiter()
         if key in waiters:
-            twin: asyncio.Future[T] = self._loop.create_future()
-            self._twins.setdefault(key, []).append(twin)
-            return twin
-        self._driver.check_room(len(waiters) + 1)
+            self._twins.setdefault(key, []).append(waiter)
+            return waiter
+        if len(waiters) >= self._driver.room:
+            self._driver.check_room(len(waiters) + 1)
         if not waiters:
-            self._sender_ms = self._driver.cluster.now_ms()
-            self._since = self._loop.time()
-            if self._linger:
-                self._loop.call_later(self._linger, self._leave)
-            else:
-                self._loop.call_soon(self._leave)
-        waiter = waiters[key] = self._loop.create_future()
+            self._open()
+        waiters[key] = waiter
         return waiter
+
+    def _open(self) -> None:
+        self._sender_ms = self._driver.cluster.now_ms()
+        self._since = self._loop.time()
+        if self._linger:
+            self._loop.call_later(self._linger, self._leave)
+        else:
+            self._loop.call_soon(self._leave)
 
     def _leave(self) -> None:
         waiters, self._waiters = self._waiters, {}
         twins, self._twins = self._twins, {}
-        for key in [key for key, waiter in waiters.items() if waiter.done()]:
-            if all(twin.done() for twin in twins.get(key, ())):
-                del waiters[key]
-        if not waiters:
-            return
+        if True in map(asyncio.Future.done, waiters.values()):
+            _drop_forsaken(waiters, twins)
+            if not waiters:
+                return
         keys = array("Q", waiters)
         if sys.byteorder == "big":
             keys.byteswap()
@@ -85,20 +89,35 @@ class Batcher(Generic[C, T]):
         call = self._make(keys.tobytes())
 
         def on_end(run: Run) -> None:
-            answers = repeat(run.error) if run.error is not None else self._answers(call)
+            if run.error is not None:
+                answers: Iterable[T | PresenceError] = repeat(run.error)
+            else:
+                answers = self._answers(call)
+            if not twins:
+                _tell(waiters.values(), answers)
+                return
             for (key, waiter), answer in zip(waiters.items(), answers, strict=False):
-                _tell(waiter, answer)
-                if key in twins:
-                    for twin in twins[key]:
-                        _tell(twin, answer)
+                _tell((waiter, *twins.get(key, ())), repeat(answer))
 
         self._driver.start(call, timeout, self._sender_ms, on_end)
 
 
-def _tell(waiter: "asyncio.Future[T]", answer: "T | PresenceError") -> None:
-    if waiter.done():
-        return
-    if isinstance(answer, PresenceError):
-        waiter.set_exception(answer)
-    else:
-        waiter.set_result(answer)
+def _drop_forsaken(
+    waiters: "dict[int, asyncio.Future[T]]", twins: "dict[int, list[asyncio.Future[T]]]"
+) -> None:
+    """Take out the keys that nobody waits for any more."""
+    for key in [key for key, waiter in waiters.items() if waiter.done()]:
+        if all(twin.done() for twin in twins.get(key, ())):
+            del waiters[key]
+
+
+def _tell(waiters: "Iterable[asyncio.Future[T]]", answers: "Iterable[T | PresenceError]") -> None:
+    """Give each waiter its answer, unless it was cancelled."""
+    for waiter, answer in zip(waiters, answers, strict=False):
+        try:
+            if isinstance(answer, PresenceError):
+                waiter.set_exception(answer)
+            else:
+                waiter.set_result(answer)
+        except asyncio.InvalidStateError:
+            pass

@@ -23,7 +23,7 @@ Invariant: each token handed out is settled by one reply, one failure, or the en
 
 import random
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pulsering import kernel, messages
 from pulsering._backoff import RetryBudget
@@ -49,15 +49,20 @@ ATTEMPTS_LISTED_MAX: Final = 16
 """Failures that an error lists."""
 
 
-class Send(NamedTuple):
+class Send:
     """One frame to send; its outcome comes back under ``token``."""
 
-    token: int
-    node: str
-    op: Op
-    body: bytes
-    keys: int = 0
-    want_ages: bool = False
+    __slots__ = ("body", "keys", "node", "op", "token", "want_ages")
+
+    def __init__(
+        self, token: int, node: str, op: Op, body: bytes, keys: int = 0, want_ages: bool = False
+    ) -> None:
+        self.token = token
+        self.node = node
+        self.op = op
+        self.body = body
+        self.keys = keys
+        self.want_ages = want_ages
 
 
 class ClusterView(Protocol):
@@ -126,12 +131,13 @@ class Call(ABC):
         """Whether any node answered at all."""
         self.problems: list[tuple[str, str]] = []
         """(node, what happened), the first few."""
+        self.late: list[int] = []
+        """Tokens whose node let the patience pass; ``take_late`` empties it."""
         self._view = view
         self._topology = view.topology
         self._started = 0.0
         self._pieces: dict[int, Piece] = {}
         self._fresh = 0  # pieces whose node still has its patience
-        self._late: list[int] = []
         self._next_token = 0
         self._overloads = 0
         self._troubled: set[str] = set()
@@ -163,7 +169,7 @@ class Call(ABC):
 
     def take_late(self) -> list[int]:
         """Tokens whose node let the patience pass, each told once."""
-        late, self._late = self._late, []
+        late, self.late = self.late, []
         return late
 
     # --- For the kinds of calls ----------------------------------------------------------------------------
@@ -199,7 +205,7 @@ class Call(ABC):
         fresh = [(token, piece) for token, piece in self._pieces.items() if not piece.late]
         for token, piece in fresh:
             piece.late = True
-            self._late.append(token)
+            self.late.append(token)
             self._note(piece.node, "no answer in time")
         self._fresh = 0
         return [piece for _, piece in fresh]

@@ -101,6 +101,8 @@ class Channel:
         self._watcher = watcher
         self._rng = rng
         self._connections: list[Connection] = []
+        self._ready: list[Connection] = []
+        """Those of them that take requests; kept, as every request asks."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -112,7 +114,7 @@ class Channel:
     @property
     def ready(self) -> bool:
         """Whether a connection takes requests."""
-        return any(connection.ready for connection in self._connections)
+        return bool(self._ready)
 
     @property
     def healthy(self) -> bool:
@@ -139,7 +141,7 @@ class Channel:
 
     def send(self, request: Request) -> PresenceError | None:
         """Take the request, or return why not."""
-        ready = [connection for connection in self._connections if connection.ready]
+        ready = self._ready
         if not ready:
             self.refused += 1
             return self._unready_error()
@@ -162,9 +164,12 @@ class Channel:
             self._watcher.on_change(self)
 
     def suspect(self, request: Request) -> None:
-        """A request had no answer in time. It counts if nothing at all came since it was sent."""
+        """A request had no answer in time. It counts if nothing at all came since it was sent.
+
+        Loops tell time in milliseconds, and what was heard in the one in which the request left came before.
+        """
         connection = request.connection
-        if connection is not None and request.sent_at and connection.heard_at < request.sent_at:
+        if connection is not None and request.sent_at and connection.heard_at <= request.sent_at:
             self._record(self.circuit.record_failure)
 
     def move(self, address: Address) -> None:
@@ -209,7 +214,7 @@ class Channel:
             def on_change(connection: Connection, lost: "asyncio.Future[None]" = lost) -> None:
                 if connection.error is not None and not lost.done():
                     lost.set_result(None)
-                self._watcher.on_change(self)
+                self._look_who_is_ready()
 
             try:
                 connection, welcome = await self._dialer.dial(self.node, self.address, on_change)
@@ -237,8 +242,12 @@ class Channel:
         self._connections.append(connection)
         self.circuit.record_connected(self._dialer.loop.time())
         self._watcher.on_welcome(self, welcome)
-        self._watcher.on_change(self)
+        self._look_who_is_ready()
         self.tried.set()
+
+    def _look_who_is_ready(self) -> None:
+        self._ready = [connection for connection in self._connections if connection.ready]
+        self._watcher.on_change(self)
 
     def _on_failure(self, error: PresenceError, backoff: Backoff) -> float:
         self.error = error

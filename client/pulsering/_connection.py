@@ -26,16 +26,18 @@ from pulsering.errors import (
     VersionMismatch,
 )
 from pulsering.transport import now_ms
-from pulsering.wire import HEADER_BYTES, VERSION, ErrorCode, Frame, FrameReader, Op, encode_frame
+from pulsering.wire import HEADER_BYTES, REPLY, VERSION, ErrorCode, Frame, FrameReader, Op, encode_frame
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["Connection", "Outcome", "Request", "resolve"]
 
-Outcome: TypeAlias = "Callable[[Any, PresenceError | None], None]"
-"""Called once with (decoded reply, None) or (None, error)."""
+Outcome: TypeAlias = "Callable[[Any, Any, PresenceError | None], None]"
+"""Called once with (the request, decoded reply, None) or (the request, None, error)."""
 
+_GOAWAY: Final = int(Op.GOAWAY)
+_ERROR: Final = int(Op.ERROR)
 _WRITE_HIGH_BYTES: Final = 256 << 10
 """Unsent bytes in the transport before further frames wait in the queue, where they can be abandoned."""
 
@@ -78,13 +80,14 @@ class Request:
         """Tell the outcome, unless nobody waits for it."""
         on_outcome, self.on_outcome = self.on_outcome, None
         if on_outcome is not None:
-            on_outcome(reply, error)
+            on_outcome(self, reply, error)
 
 
 class Connection(asyncio.Protocol):
     """An asyncio protocol, ready for requests once ``hello`` has returned.
 
-    ``on_change`` is called when the connection starts draining and when it is lost.
+    ``on_change`` is called when the connection starts draining and when it is lost, before the requests that
+    fail by it: whatever they do next finds it gone.
     """
 
     def __init__(
@@ -176,9 +179,9 @@ class Connection(asyncio.Protocol):
         self._in_flight.clear()
         self._queued.clear()
         self._output.clear()
+        self._on_change(self)
         for request in orphans:
             request.settle(None, error)
-        self._on_change(self)
 
     async def wait_lost(self) -> None:
         """Until the socket is closed; it is about to be once ``close`` was called."""
@@ -261,36 +264,39 @@ class Connection(asyncio.Protocol):
     # --- In ----------------------------------------------------------------------------------------------
 
     def _take_frames(self) -> None:
+        reader = self._reader
         try:
-            while (frame := self._reader.next_frame()) is not None:
+            while (frame := reader.next_frame()) is not None:
                 self._dispatch(frame)
                 if self.error is not None:
                     return
         except FrameError as error:
             self._breach(str(error))
             return
-        self._pump()
+        if self._queued:
+            self._pump()
         if self.draining_ms is not None and not self._in_flight:
             self.close(self._draining_error())
 
     def _dispatch(self, frame: Frame) -> None:
+        op, flags, request_id, _, body = frame
         self.heard_at = self._loop.time()
-        if not frame.is_reply:
-            self._breach(f"a request (op {frame.op}) from a node")
-        elif frame.op == Op.GOAWAY:
+        if not flags & REPLY:
+            self._breach(f"a request (op {op}) from a node")
+        elif op == _GOAWAY:
             self._on_goaway(frame)
-        elif frame.op == Op.ERROR:
+        elif op == _ERROR:
             self._on_error(frame)
         else:
-            request = self._in_flight.pop(frame.request_id, None)
+            request = self._in_flight.pop(request_id, None)
             if request is None:
-                self._breach(f"a reply to request {frame.request_id}, which is not waiting for one")
+                self._breach(f"a reply to request {request_id}, which is not waiting for one")
                 return
-            if frame.op != request.op:
-                self._breach(f"a reply of op {frame.op} to a request of op {request.op.name}", request)
+            if op != request.op:
+                self._breach(f"a reply of op {op} to a request of op {request.op.name}", request)
                 return
             try:
-                reply = _decode(request, frame.body)
+                reply = _READERS[op](body, request)
             except FrameError as error:
                 self._breach(f"{request.op.name} reply: {error}", request)
                 return
@@ -300,9 +306,9 @@ class Connection(asyncio.Protocol):
         self.draining_ms = messages.decode_error(frame.body).after_ms
         waiting = list(self._queued.values())
         self._queued.clear()
+        self._on_change(self)
         for request in waiting:
             request.settle(None, self._draining_error())
-        self._on_change(self)
 
     def _on_error(self, frame: Frame) -> None:
         reply = messages.decode_error(frame.body)
@@ -379,30 +385,31 @@ class Connection(asyncio.Protocol):
         self._ping.id = self._take_id()
         self._transmit(self._ping)
 
-    def _on_pong(self, reply: Any, error: PresenceError | None) -> None:
+    def _on_pong(self, request: Request, reply: Any, error: PresenceError | None) -> None:
         self._ping = None
         self._missed = 0
 
 
-def _decode(request: Request, body: bytes) -> Any:
-    match request.op:
-        case Op.HEARTBEAT | Op.LEAVE:
-            return messages.decode_write_reply(body, request.count)
-        case Op.GET:
-            return messages.decode_get_reply(body, request.count, want_ages=request.want_ages)
-        case Op.COUNT:
-            return messages.decode_count_reply(body)
-        case Op.HELLO:
-            return messages.decode_welcome(body)
-        case Op.PING:
-            return messages.decode_vitals(body)
-        case Op.TOPOLOGY:
-            return messages.decode_map(body)
-        case _:
-            raise FrameError(f"no reply is defined for {request.op.name}")
+_Reader: TypeAlias = "Callable[[bytes, Request], Any]"
 
 
-def resolve(future: "asyncio.Future[Any]", reply: Any, error: PresenceError | None) -> None:
+def _read_write(body: bytes, request: Request) -> messages.WriteReply:
+    return messages.decode_write_reply(body, request.count)
+
+
+_READERS: "Final[dict[int, _Reader]]" = {
+    Op.HEARTBEAT: _read_write,
+    Op.LEAVE: _read_write,
+    Op.GET: lambda body, request: messages.decode_get_reply(body, request.count, want_ages=request.want_ages),
+    Op.COUNT: lambda body, request: messages.decode_count_reply(body),
+    Op.HELLO: lambda body, request: messages.decode_welcome(body),
+    Op.PING: lambda body, request: messages.decode_vitals(body),
+    Op.TOPOLOGY: lambda body, request: messages.decode_map(body),
+}
+"""How the reply to each op is read."""
+
+
+def resolve(future: "asyncio.Future[Any]", request: Request, reply: Any, error: PresenceError | None) -> None:
     """Give a future the outcome of a request, unless its task was cancelled."""
     if future.done():
         return

@@ -7,7 +7,6 @@ the client's end, and then nothing is left of it but tombstones in connections.
 
 import asyncio
 import math
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -15,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Final
 from pulsering import limits
 from pulsering._calls import Call, Send
 from pulsering._cluster import Cluster
-from pulsering._connection import Request
+from pulsering._connection import Outcome, Request
 from pulsering.errors import ClientClosed, ClientOverloaded, NodeBusy, NodeUnavailable, PresenceError
 
 if TYPE_CHECKING:
     from pulsering._channel import Channel
 
-__all__ = ["Driver", "Run"]
+__all__ = ["CallRequest", "Driver", "Run"]
 
 SWEEP_S: Final = limits.SWEEP_MS / 1000
 LAG_S: Final = 2 * SWEEP_S
@@ -38,10 +37,25 @@ class Run:
         self.deadline = deadline
         self.sender_ms = sender_ms
         self.on_end = on_end
-        self.requests: dict[int, tuple[Request, Channel]] = {}
+        self.requests: dict[int, CallRequest] = {}
+        """By token, those without an outcome."""
         self.refreshing = False
         self.error: PresenceError | None = None
         """Why it ended without its call being done."""
+
+
+class CallRequest(Request):
+    """One frame of a run."""
+
+    __slots__ = ("channel", "run", "token")
+
+    def __init__(self, run: Run, send: Send, channel: "Channel", on_outcome: Outcome) -> None:
+        super().__init__(
+            send.op, send.body, run.sender_ms, on_outcome, count=send.keys, want_ages=send.want_ages
+        )
+        self.run = run
+        self.token = send.token
+        self.channel = channel
 
 
 class Driver:
@@ -50,6 +64,8 @@ class Driver:
     def __init__(self, cluster: Cluster, loop: asyncio.AbstractEventLoop, pending_keys_max: int) -> None:
         self.cluster = cluster
         self.pending_keys = 0
+        self.room = pending_keys_max
+        """Keys that may be added to those pending."""
         self.calls = 0
         self.frames = 0
         self.timeouts = 0
@@ -67,11 +83,15 @@ class Driver:
 
     def check_room(self, keys: int) -> None:
         """Refuse more keys than the client may hold."""
-        if self.pending_keys + keys > self._pending_keys_max:
+        if keys > self.room:
             raise ClientOverloaded(
                 f"{self.pending_keys} keys wait for answers already, {keys} more would be above "
                 f"pending_keys_max ({self._pending_keys_max}): make smaller batches, or wait for some"
             )
+
+    def _hold(self, keys: int) -> None:
+        self.pending_keys += keys
+        self.room -= keys
 
     async def complete(self, call: Call, timeout: float | None, sender_ms: int) -> None:
         """Run a call to its end; cancelling this ends it."""
@@ -101,7 +121,7 @@ class Driver:
         self.calls += 1
         self.cluster.budget.earn()
         self._runs.add(run)
-        self.pending_keys += call.key_count
+        self._hold(call.key_count)
         if self._sweep is None:
             self._schedule_sweep()
         self._go_on(run, call.start(now))
@@ -123,21 +143,22 @@ class Driver:
     def _go_on(self, run: Run, sends: list[Send]) -> None:
         """Send what the call wants sent, feed refusals back at once, and end it when it is done."""
         call = run.call
-        waiting = deque(sends)
-        while waiting:
-            send = waiting.popleft()
-            error = self._send(run, send)
-            if error is not None:
-                waiting.extend(call.on_failure(send.token, error, self._loop.time()))
-            self._go_to_topology(run, waiting)
-        self._go_to_topology(run, waiting)
-        if waiting:
-            self._go_on(run, list(waiting))
-            return
-        for token in call.take_late():
-            if token in run.requests:
-                request, channel = run.requests[token]
-                channel.suspect(request)
+        while True:
+            further: list[Send] = []
+            for send in sends:
+                error = self._send(run, send)
+                if error is not None:
+                    further += call.on_failure(send.token, error, self._loop.time())
+            if call.wants_topology and not run.refreshing:
+                further += self._go_to_topology(run)
+            if not further:
+                break
+            sends = further
+        if call.late:
+            for token in call.take_late():
+                if token in run.requests:
+                    request = run.requests[token]
+                    request.channel.suspect(request)
         if call.done and run in self._runs:
             self._end(run)
             run.on_end(run)
@@ -146,15 +167,7 @@ class Driver:
         channel = self.cluster.channel(send.node)
         if channel is None:
             return NodeUnavailable(f"{send.node} is no longer part of the cluster", node=send.node)
-        request = Request(
-            send.op,
-            send.body,
-            run.sender_ms,
-            partial(self._on_outcome, run, send.token),
-            count=send.keys,
-            want_ages=send.want_ages,
-        )
-        run.requests[send.token] = (request, channel)
+        request = run.requests[send.token] = CallRequest(run, send, channel, self._on_outcome)
         error = channel.send(request)
         if error is not None:
             del run.requests[send.token]
@@ -162,27 +175,27 @@ class Driver:
             self.frames += 1
         return error
 
-    def _on_outcome(self, run: Run, token: int, reply: Any, error: PresenceError | None) -> None:
-        _, channel = run.requests.pop(token)
+    def _on_outcome(self, request: CallRequest, reply: Any, error: PresenceError | None) -> None:
+        run, channel = request.run, request.channel
+        del run.requests[request.token]
         now = self._loop.time()
         if error is None:
             channel.record_answer()
             self.cluster.note_epoch(reply.epoch, channel.node)
-            self._go_on(run, run.call.on_reply(token, reply, now))
+            sends = run.call.on_reply(request.token, reply, now)
         else:
             if isinstance(error, NodeBusy):
                 channel.record_answer()
-            self._go_on(run, run.call.on_failure(token, error, now))
+            sends = run.call.on_failure(request.token, error, now)
+        self._go_on(run, sends)
 
-    def _go_to_topology(self, run: Run, waiting: deque[Send]) -> None:
-        if not run.call.wants_topology or run.refreshing:
-            return
+    def _go_to_topology(self, run: Run) -> list[Send]:
         refresh = self.cluster.when_refreshed(run.deadline)
         if refresh is None:
-            waiting.extend(run.call.on_topology(self._loop.time()))
-            return
+            return run.call.on_topology(self._loop.time())
         run.refreshing = True
         refresh.add_done_callback(partial(self._on_refreshed, run))
+        return []
 
     def _on_refreshed(self, run: Run, refresh: "asyncio.Task[None]") -> None:
         run.refreshing = False
@@ -193,8 +206,8 @@ class Driver:
         if run not in self._runs:
             return
         self._runs.remove(run)
-        self.pending_keys -= run.call.key_count
-        for request, _ in run.requests.values():
+        self._hold(-run.call.key_count)
+        for request in run.requests.values():
             request.abandon()
         run.requests.clear()
 

@@ -2,10 +2,10 @@
 # cython: autotestdict=False, freethreading_compatible=False
 """The client's kernel, compiled: no Python object per key, one pass over each batch.
 
-``_kernel_reference.py`` is its specification and explains the shapes of batches and the ranking of owners; the
-names, results and exceptions here are the same. It touches memory only: no I/O, no event loop, no clock.
-Invariant: every length and position is checked before the first write, so a hostile reply can neither overrun nor
-half-apply.
+``_kernel_reference.py`` is its specification and explains the shapes of batches and the ranking of owners;
+the names, results and exceptions here are the same. It touches memory only: no I/O, no event loop, no clock.
+Invariant: every length and position is checked before the first write, so a hostile reply can neither overrun
+nor half-apply.
 """
 
 from cpython cimport array

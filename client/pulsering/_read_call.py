@@ -60,7 +60,8 @@ class ReadCall(BatchCall):
 
     def on_reply(self, token: int, reply: messages.GetReply, now: float) -> list[Send]:
         self.answered = True
-        self._epoch_heard = max(self._epoch_heard, reply.epoch)
+        if reply.epoch > self._epoch_heard:
+            self._epoch_heard = reply.epoch
         piece = self._take(token)
         if piece is None:
             return []
@@ -196,7 +197,7 @@ class ReadCall(BatchCall):
         body = messages.encode_keys_request(
             self._topology.epoch, messages.WANT_AGES if want_ages else 0, keys
         )
-        return Send(self._token(node, positions), node, Op.GET, body, len(positions), want_ages)
+        return Send(self._token(node, positions), node, self.op, body, len(positions), want_ages)
 
 
 def _any_moved(evidence: bytearray) -> bool:

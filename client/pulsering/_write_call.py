@@ -13,7 +13,6 @@ from pulsering import kernel, messages
 from pulsering._calls import BatchCall, ClusterView, Send
 from pulsering.errors import NodeUnavailable, Overloaded, PresenceError
 from pulsering.reports import HeartbeatReport
-from pulsering.routing import read_targets
 from pulsering.wire import Op
 
 if TYPE_CHECKING:
@@ -43,7 +42,8 @@ class WriteCall(BatchCall):
 
     def on_reply(self, token: int, reply: messages.WriteReply, now: float) -> list[Send]:
         self.answered = True
-        self._epoch_heard = max(self._epoch_heard, reply.epoch)
+        if reply.epoch > self._epoch_heard:
+            self._epoch_heard = reply.epoch
         piece = self._take(token)
         if piece is None:
             return []
@@ -85,16 +85,11 @@ class WriteCall(BatchCall):
     @property
     def report(self) -> HeartbeatReport:
         """What became of the batch."""
-        total = self.key_count
-        replicas = self._topology.replicas
-        return HeartbeatReport(
-            total=total,
-            accepted=total - self.acks.count(0),
-            reduced=sum(self.acks.count(copies) for copies in range(1, replicas)),
-            stale=self._stale,
-            refused=self._refused,
-            moved=self._moved,
-        )
+        acks, total = self.acks, self.key_count
+        full = acks.count(self._topology.replicas)
+        accepted = total if full == total else total - acks.count(0)
+        reduced = 0 if full == accepted else sum(map(acks.count, range(1, self._topology.replicas)))
+        return HeartbeatReport(total, accepted, reduced, self._stale, self._refused, self._moved)
 
     def failure(self, now: float) -> PresenceError:
         """Why a key has no acknowledgement."""
@@ -112,30 +107,17 @@ class WriteCall(BatchCall):
     ) -> list[Send]:
         sends = [
             self._send(self._topology.nodes[index].name, part, places)
-            for index, frames in self._frames(keys, positions).items()
+            for index, part, places in self._frames(keys, positions)
             if index not in without
-            for part, places in frames
         ]
         if not sends:
             return self._conclude(now)
         self.wake_at = now + self._view.patience
         return sends
 
-    def _frames(
-        self, keys: bytes, positions: "array[int] | None"
-    ) -> "dict[int, list[tuple[bytes, array[int]]]]":
+    def _frames(self, keys: bytes, positions: "array[int] | None") -> "list[tuple[int, bytes, array[int]]]":
         """The keys of each node, in whichever rank it owns them, in as few frames as hold them."""
-        room = self._view.keys_per_frame
-        frames: dict[int, list[tuple[bytes, array[int]]]] = {}
-        for rank in range(self._topology.replicas):
-            targets = read_targets(self._topology, rank)
-            for index, part, places in kernel.partition(keys, targets, positions, room):
-                mine = frames.setdefault(index, [])
-                if mine and len(mine[-1][1]) + len(places) <= room:
-                    mine[-1] = (mine[-1][0] + part, mine[-1][1] + places)
-                else:
-                    mine.append((part, places))
-        return frames
+        return kernel.partition(keys, self._topology.owners, positions, self._view.keys_per_frame)
 
     def _continue(self, now: float) -> list[Send]:
         return [] if self._fresh or self._repeating else self._conclude(now)
@@ -162,7 +144,8 @@ class WriteCall(BatchCall):
         if not self.problems or self._repeats + 1 >= self._view.attempts:
             return False
         missing = self._frames(*kernel.select(self._keys, self.acks, _ANY))
-        return not missing.keys() <= self._view.hopeless() and self._view.budget.take()
+        hopeless = self._view.hopeless()
+        return any(index not in hopeless for index, _, _ in missing) and self._view.budget.take()
 
     def _send(self, node: str, keys: bytes, positions: "array[int]") -> Send:
         body = messages.encode_keys_request(self._topology.epoch, self._grace_ms, keys)

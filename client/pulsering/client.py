@@ -56,6 +56,19 @@ _NEW, _OPENING, _OPEN, _CLOSED = range(4)
 _ON_UNKNOWN: Final = ("raise", "offline", "online")
 
 
+_forks = 0
+"""Forks between this process and the one that imported us: a client does not outlive one."""
+
+
+def _count_fork() -> None:
+    global _forks
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_count_fork)
+
+
 class _Default:
     """Marks a parameter that was not given, where None means something."""
 
@@ -85,7 +98,7 @@ class PresenceClient:
         self._transport = transport
         self._options = options
         self._state = _NEW
-        self._pid = os.getpid()
+        self._forks = _forks
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closing: asyncio.Task[None] | None = None
         self._cluster: Cluster
@@ -132,7 +145,7 @@ class PresenceClient:
         loop = asyncio.get_running_loop()
         self._state = _OPENING
         self._loop = loop
-        self._pid = os.getpid()
+        self._forks = _forks
         options = self._options
         cluster = Cluster(self._transport, options, loop, random.Random())
         driver = Driver(cluster, loop, options.pending_keys_max)
@@ -160,7 +173,7 @@ class PresenceClient:
 
         Cancelling it does not stop the closing.
         """
-        if self._state == _OPEN and os.getpid() == self._pid:  # else the sockets belong to the parent
+        if self._state == _OPEN and _forks == self._forks:  # else the sockets belong to the parent
             loop = asyncio.get_running_loop()
             if loop is not self._loop:
                 raise ClientClosed("the client is bound to another event loop; close it there")
@@ -171,7 +184,7 @@ class PresenceClient:
             await asyncio.shield(self._closing)
 
     def __del__(self) -> None:
-        if getattr(self, "_state", _NEW) != _OPEN or os.getpid() != self._pid:
+        if getattr(self, "_state", _NEW) != _OPEN or _forks != self._forks:
             return
         warnings.warn(f"unclosed {self!r}; use async with, or await aclose()", ResourceWarning, stacklevel=2)
         loop, cluster, driver = self._loop, self._cluster, self._driver
@@ -191,7 +204,7 @@ class PresenceClient:
         return f"<PresenceClient {','.join(map(str, self._transport.seeds))} {state}>"
 
     def _check(self) -> asyncio.AbstractEventLoop:
-        if self._state != _OPEN or os.getpid() != self._pid:
+        if self._state != _OPEN or _forks != self._forks:
             raise self._not_here()
         loop = asyncio.get_running_loop()
         if loop is not self._loop:

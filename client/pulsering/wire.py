@@ -24,6 +24,9 @@ VERSION: Final = 1
 REPLY: Final = 0x01
 """The only flag: this frame answers the request with the same id. Other bits are refused."""
 
+_made = tuple.__new__
+"""Makes a named tuple of a tuple, at a third of the price."""
+
 _HEADER: Final = struct.Struct("<BBBBIII")
 HEADER_BYTES: Final = _HEADER.size
 
@@ -153,7 +156,8 @@ class FrameReader:
         if size > available:
             return None
         self._offset = start + size
-        return Frame(op, flags, request_id, sender_ms, bytes(buffer[start + HEADER_BYTES : start + size]))
+        body = bytes(buffer[start + HEADER_BYTES : start + size])
+        return _made(Frame, (op, flags, request_id, sender_ms, body))
 
     def _check_start(self, start: bytearray) -> None:
         """Refuse what cannot be a frame, from its first two bytes, as far as they are there."""
