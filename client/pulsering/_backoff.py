@@ -49,7 +49,8 @@ class RetryBudget:
 
     def earn(self) -> None:
         """A call was made."""
-        self.tokens = min(self.tokens + self._ratio, self._max)
+        if self.tokens < self._max:
+            self.tokens = min(self.tokens + self._ratio, self._max)
 
     def take(self) -> bool:
         """Whether one retry may be made; counted if so."""

@@ -40,7 +40,7 @@ from pulsering.wire import Op
 if TYPE_CHECKING:
     from array import array
 
-__all__ = ["BatchCall", "Call", "ClusterView", "Piece", "Send"]
+__all__ = ["BatchCall", "Call", "ClusterView", "Send"]
 
 REPEAT_MS: Final = 10
 """Bound of the delay before the first repeat; doubled for the next."""
@@ -50,19 +50,27 @@ ATTEMPTS_LISTED_MAX: Final = 16
 
 
 class Send:
-    """One frame to send; its outcome comes back under ``token``."""
+    """One frame, and where in the batch its keys are; its outcome comes back under ``token``."""
 
-    __slots__ = ("body", "keys", "node", "op", "token", "want_ages")
+    __slots__ = ("body", "late", "node", "op", "positions", "token", "want_ages")
 
     def __init__(
-        self, token: int, node: str, op: Op, body: bytes, keys: int = 0, want_ages: bool = False
+        self, token: int, node: str, op: Op, body: bytes, positions: "array[int]", want_ages: bool
     ) -> None:
         self.token = token
         self.node = node
         self.op = op
         self.body = body
-        self.keys = keys
+        """Whoever sends it may empty it then: only the rest is needed until the outcome is there."""
+        self.positions = positions
         self.want_ages = want_ages
+        self.late = False
+        """Whether the node let the patience pass."""
+
+    @property
+    def keys(self) -> int:
+        """How many keys."""
+        return len(self.positions)
 
 
 class ClusterView(Protocol):
@@ -103,43 +111,32 @@ class ClusterView(Protocol):
         """Those of them that have failed for so long that waiting a few milliseconds is no use."""
 
 
-class Piece:
-    """One frame without an outcome: to whom, and where in the batch its keys are."""
-
-    __slots__ = ("late", "node", "positions")
-
-    def __init__(self, node: str, positions: "array[int]") -> None:
-        self.node = node
-        self.positions = positions
-        self.late = False
-
-
 class Call(ABC):
     """What all calls share: tokens, patience, the deadline, and the story of what went wrong."""
 
     op: Op
+    done = False
+    expired = False
+    wants_topology = False
+    """The call waits for ``on_topology``; the driver refreshes and calls it."""
+    wake_at: float | None = None
+    key_count = 0
+    """Keys held, for the client's limit."""
+    answered = False
+    """Whether any node answered at all."""
+    _started = 0.0
+    _fresh = 0  # frames whose node still has its patience
+    _next_token = 0
+    _overloads = 0
 
     def __init__(self, view: ClusterView) -> None:
-        self.done = False
-        self.expired = False
-        self.wants_topology = False
-        """The call waits for ``on_topology``; the driver refreshes and calls it."""
-        self.wake_at: float | None = None
-        self.key_count = 0
-        """Keys held, for the client's limit."""
-        self.answered = False
-        """Whether any node answered at all."""
         self.problems: list[tuple[str, str]] = []
         """(node, what happened), the first few."""
         self.late: list[int] = []
         """Tokens whose node let the patience pass; ``take_late`` empties it."""
         self._view = view
         self._topology = view.topology
-        self._started = 0.0
-        self._pieces: dict[int, Piece] = {}
-        self._fresh = 0  # pieces whose node still has its patience
-        self._next_token = 0
-        self._overloads = 0
+        self._pieces: dict[int, Send] = {}  # frames without an outcome, by token
         self._troubled: set[str] = set()
 
     @abstractmethod
@@ -179,20 +176,21 @@ class Call(ABC):
         if len(self.problems) < ATTEMPTS_LISTED_MAX:
             self.problems.append((node, what))
 
-    def _token(self, node: str, positions: "array[int]") -> int:
-        self._next_token += 1
+    def _frame(self, node: str, body: bytes, positions: "array[int]", *, want_ages: bool = False) -> Send:
+        """A frame to send, with a token of its own."""
+        token = self._next_token = self._next_token + 1
         self._fresh += 1
-        self._pieces[self._next_token] = Piece(node, positions)
-        return self._next_token
+        send = self._pieces[token] = Send(token, node, self.op, body, positions, want_ages)
+        return send
 
-    def _take(self, token: int) -> Piece | None:
+    def _take(self, token: int) -> Send | None:
         """The piece that got its outcome; None if the call has moved on without it."""
         piece = self._pieces.pop(token, None)
         if piece is not None and not piece.late:
             self._fresh -= 1
         return piece
 
-    def _take_failed(self, token: int, error: PresenceError) -> Piece | None:
+    def _take_failed(self, token: int, error: PresenceError) -> Send | None:
         piece = self._take(token)
         if piece is not None:
             self._note(piece.node, str(error))
@@ -200,7 +198,7 @@ class Call(ABC):
                 self._overloads += 1
         return piece
 
-    def _lose_patience(self) -> list[Piece]:
+    def _lose_patience(self) -> list[Send]:
         """Call late whoever has not answered, and return what was not late before."""
         fresh = [(token, piece) for token, piece in self._pieces.items() if not piece.late]
         for token, piece in fresh:
@@ -250,13 +248,14 @@ class Call(ABC):
 class BatchCall(Call):
     """A call about keys: frames of at most ``keys_per_frame``, every key at its place in the batch."""
 
+    _repeats = 0
+    _redirected = False
+    _epoch_heard = 0
+
     def __init__(self, view: ClusterView, keys: bytes) -> None:
         super().__init__(view)
         self._keys = keys
         self.key_count = len(keys) // messages.KEY_BYTES
-        self._repeats = 0
-        self._redirected = False
-        self._epoch_heard = 0
 
     @abstractmethod
     def _send(self, node: str, keys: bytes, positions: "array[int]") -> Send:

@@ -159,7 +159,7 @@ class Channel:
 
     def record_answer(self) -> None:
         """The node answered a request."""
-        if self.circuit.failures or self.circuit.state is not CircuitState.CLOSED:
+        if not self.circuit.untroubled:
             self.circuit.record_success()
             self._watcher.on_change(self)
 

@@ -28,6 +28,9 @@ class CircuitState(Enum):
     PROBING = "probing"
 
 
+_CLOSED = CircuitState.CLOSED
+
+
 class Circuit:
     """State of one node's circuit."""
 
@@ -41,13 +44,18 @@ class Circuit:
         self._bound = 0.0
         self._probe_at = 0.0
 
+    @property
+    def untroubled(self) -> bool:
+        """Closed, and nothing has failed since the last success."""
+        return not self.failures and self.state is _CLOSED
+
     def allows(self, now: float) -> bool:
         """Whether a request may go now, as its probe if need be. Changes nothing."""
         return self.state is CircuitState.CLOSED or now >= self._probe_at
 
     def acquire(self, now: float) -> bool:
         """Let a request go, or not. While open, the one let through is the probe; the next waits its turn."""
-        if self.state is CircuitState.CLOSED:
+        if self.state is _CLOSED:
             return True
         if now < self._probe_at:
             return False

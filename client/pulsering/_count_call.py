@@ -114,7 +114,7 @@ class CountCall(Call):
         body = self._body()
         self.wake_at = now + self._view.patience
         sends = [
-            Send(self._token(node.name, _NO_POSITIONS), node.name, Op.COUNT, body)
+            self._frame(node.name, body, _NO_POSITIONS)
             for index, node in enumerate(self._topology.nodes)
             if index not in self._skipped
         ]

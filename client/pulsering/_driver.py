@@ -56,6 +56,7 @@ class CallRequest(Request):
         self.run = run
         self.token = send.token
         self.channel = channel
+        send.body = b""
 
 
 class Driver:

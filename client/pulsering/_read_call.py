@@ -32,7 +32,8 @@ __all__ = ["ReadCall"]
 SETTLED: Final = 64
 """Evidence bit of our own: this key is not part of the present question."""
 
-_INFORMED: Final = Evidence.OFFLINE | Evidence.ONLINE | Evidence.COLD | Evidence.MOVED | SETTLED
+_PROVEN: Final = int(Evidence.ONLINE | SETTLED)
+_INFORMED: Final = int(Evidence.OFFLINE | Evidence.ONLINE | Evidence.COLD | Evidence.MOVED | SETTLED)
 
 _AGAIN_IF_MOVED: Final = bytes(
     0 if bits & Evidence.MOVED and not bits & Evidence.ONLINE else bits | SETTLED for bits in range(256)
@@ -149,9 +150,7 @@ class ReadCall(BatchCall):
             if self._leg == 1 and not self._redirected:
                 sends = self._split(names, targets, self._keys, None)
             else:
-                sends = self._split(
-                    names, targets, *kernel.select(self._keys, self.evidence, Evidence.ONLINE | SETTLED)
-                )
+                sends = self._split(names, targets, *kernel.select(self._keys, self.evidence, _PROVEN))
             if sends:
                 self.wake_at = now + self._view.patience
                 return sends
@@ -197,7 +196,7 @@ class ReadCall(BatchCall):
         body = messages.encode_keys_request(
             self._topology.epoch, messages.WANT_AGES if want_ages else 0, keys
         )
-        return Send(self._token(node, positions), node, self.op, body, len(positions), want_ages)
+        return self._frame(node, body, positions, want_ages=want_ages)
 
 
 def _any_moved(evidence: bytearray) -> bool:

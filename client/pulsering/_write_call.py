@@ -26,15 +26,16 @@ _ANY: int = 0xFF
 class WriteCall(BatchCall):
     """A batch write; ``acks`` has a byte a key, the number of owners that took it, when ``done``."""
 
+    _stale = 0
+    _refused = 0
+    _moved = 0
+    _repeating = False
+
     def __init__(self, view: ClusterView, keys: bytes, op: Op, *, grace_ms: int = 0) -> None:
         super().__init__(view, keys)
         self.op = op
         self.acks = bytearray(self.key_count)
         self._grace_ms = grace_ms
-        self._stale = 0
-        self._refused = 0
-        self._moved = 0
-        self._repeating = False
 
     def start(self, now: float) -> list[Send]:
         self._started = now
@@ -149,4 +150,4 @@ class WriteCall(BatchCall):
 
     def _send(self, node: str, keys: bytes, positions: "array[int]") -> Send:
         body = messages.encode_keys_request(self._topology.epoch, self._grace_ms, keys)
-        return Send(self._token(node, positions), node, self.op, body, len(positions))
+        return self._frame(node, body, positions)

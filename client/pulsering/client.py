@@ -52,6 +52,7 @@ __all__ = ["OnUnknown", "PresenceClient"]
 Ids: TypeAlias = "Iterable[UserId] | Buffer"
 OnUnknown: TypeAlias = Literal["raise", "offline", "online"]
 
+_ONLINE, _UNKNOWN = int(Status.ONLINE), int(Status.UNKNOWN)
 _NEW, _OPENING, _OPEN, _CLOSED = range(4)
 _ON_UNKNOWN: Final = ("raise", "offline", "online")
 
@@ -293,8 +294,8 @@ class PresenceClient:
             if on_unknown == "raise":
                 raise
             return on_unknown == "online"
-        if status != Status.UNKNOWN:
-            return status == Status.ONLINE
+        if status != _UNKNOWN:
+            return status == _ONLINE
         if on_unknown == "raise":
             why = Reason(reason)
             raise UnknownPresence(

@@ -133,13 +133,6 @@ class FrameReader:
         """The next complete frame, None if more bytes are needed; raises FrameError, then for ever."""
         if self._error is not None:
             raise self._error
-        try:
-            return self._next_frame()
-        except FrameError as error:
-            self._error = error
-            raise
-
-    def _next_frame(self) -> Frame | None:
         buffer, start = self._buffer, self._offset
         available = len(buffer) - start
         if available < HEADER_BYTES:
@@ -149,7 +142,7 @@ class FrameReader:
         if magic != MAGIC or version != VERSION:
             self._check_start(buffer[start : start + 2])
         if flags & ~REPLY:
-            raise FrameError(f"unknown flags 0x{flags & ~REPLY:02x} in a frame of op {op}")
+            raise self._broken(f"unknown flags 0x{flags & ~REPLY:02x} in a frame of op {op}")
         if body_bytes > limits.CONTROL_BODY_BYTES_MAX or body_bytes > self.frame_bytes_max - HEADER_BYTES:
             self._check_size(op, flags, body_bytes)
         size = HEADER_BYTES + body_bytes
@@ -162,11 +155,11 @@ class FrameReader:
     def _check_start(self, start: bytearray) -> None:
         """Refuse what cannot be a frame, from its first two bytes, as far as they are there."""
         if start and start[0] != MAGIC:
-            raise FrameError(f"not a Pulsering frame: first byte 0x{start[0]:02x}, not 0x{MAGIC:02x}")
+            raise self._broken(f"not a Pulsering frame: first byte 0x{start[0]:02x}, not 0x{MAGIC:02x}")
         if len(start) > 1 and start[1] != VERSION:
-            raise FrameError(
+            raise self._broken(
                 f"protocol version {start[1]} is not spoken here, only {VERSION}",
-                code=ErrorCode.UNSUPPORTED_VERSION,
+                ErrorCode.UNSUPPORTED_VERSION,
             )
 
     def _check_size(self, op: int, flags: int, body_bytes: int) -> None:
@@ -174,7 +167,10 @@ class FrameReader:
         if not flags & REPLY and op not in DATA_OPS:
             bound = min(bound, limits.CONTROL_BODY_BYTES_MAX)
         if body_bytes > bound:
-            raise FrameError(
-                f"a body of {body_bytes} bytes for op {op}, at most {bound} here",
-                code=ErrorCode.FRAME_TOO_LARGE,
+            raise self._broken(
+                f"a body of {body_bytes} bytes for op {op}, at most {bound} here", ErrorCode.FRAME_TOO_LARGE
             )
+
+    def _broken(self, what: str, code: ErrorCode = ErrorCode.BAD_FRAME) -> FrameError:
+        self._error = FrameError(what, code=code)
+        return self._error
