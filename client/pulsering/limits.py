@@ -134,6 +134,15 @@ the stall begins, so half of that is safe, with as much again for frames that we
 LOG_LINES_PER_S: Final = 10
 """Of one event; what a thousand peers do wrong at once is one line a hundred times, and a count."""
 
+RESTART_MS_MIN: Final = 100
+"""Before a core that ended is started again; doubled each time up to RESTART_MS_MAX."""
+
+RESTART_MS_MAX: Final = 10_000
+"""Ten tries a minute for a core that cannot start; one that served longer than this starts small again."""
+
+STOP_GRACE_MS: Final = 1_000
+"""Beyond DRAIN_MS for a process to end, and once more after it was told to hurry; then it is killed."""
+
 # --- Client -----------------------------------------------------------------------------------------------
 
 CALL_TIMEOUT_MS: Final = 250

@@ -20,9 +20,9 @@ from pulsering_server.config_cores import (
     Shard,
     core_problems,
     cores_of,
+    shards_of,
     share_of,
     share_problems,
-    shards_of,
 )
 from pulsering_server.config_document import TEXT_BYTES_MAX, Document, Path, read_document, render_path
 from pulsering_server.config_errors import ConfigErrors, Position, Problem
@@ -61,7 +61,7 @@ class ClusterConfig(ClusterFile):
         return tuple(itertools.chain.from_iterable(map(shards_of, self.nodes)))
 
     def shards_named(self, name: str) -> tuple[Shard, ...]:
-        """Return all cores of the node of this name, or the one core of this name; none if there is neither."""
+        """Return all cores of the node of this name, or the core of this name; none if there is neither."""
         return tuple(shard for shard in self.shards if name in (shard.node.name, shard.name))
 
     def limits_of(self, shard: Shard) -> LimitsConfig:

@@ -26,7 +26,7 @@ from pulsering_server.config_schema import (
 )
 from pulsering_server.units import format_size
 
-__all__ = ["Shard", "core_problems", "share_of", "share_problems", "shards_of"]
+__all__ = ["Shard", "core_problems", "shards_of", "share_of", "share_problems"]
 
 PORT_MAX: Final = 65535
 
@@ -70,7 +70,7 @@ def share_of(limit: LimitsConfig, cores: int) -> LimitsConfig:
 class _Many(NamedTuple):
     """A node of several cores, as far as it is valid by itself."""
 
-    index: int
+    place: int
     name: str
     address: Address
     cores: int
@@ -113,8 +113,8 @@ def cores_of(node: object) -> int:
 
 
 def _name_problems(document: Document, many: _Many, names: dict[str, int]) -> Iterator[Problem]:
-    path = f"nodes[{many.index}].name"
-    position = document.nearest(("nodes", many.index, "name"))
+    path = f"nodes[{many.place}].name"
+    position = document.nearest(("nodes", many.place, "name"))
     last = shard_name(many.name, many.cores - 1, many.cores)
     if len(many.name) <= limits.NAME_BYTES_MAX < len(last):
         message = (
@@ -132,16 +132,16 @@ def _name_problems(document: Document, many: _Many, names: dict[str, int]) -> It
 def _address_problems(
     document: Document, many: _Many, addresses: dict[Address, tuple[str, int]]
 ) -> Iterator[Problem]:
-    path = f"nodes[{many.index}].cores"
-    position = document.nearest(("nodes", many.index, "cores"))
+    path = f"nodes[{many.place}].cores"
+    position = document.nearest(("nodes", many.place, "cores"))
     host, port = many.address
     if port + many.cores - 1 > PORT_MAX:
         message = f"{path}: {many.cores} cores from port {port} on end at {port + many.cores - 1}"
         yield document.problem(f"{message}: must be at most {PORT_MAX}", position)
     for core in range(1, many.cores):
         address = Address(host, port + core)
-        name, index = addresses.setdefault(address, (many.name, many.index))
-        if index != many.index:
+        name, index = addresses.setdefault(address, (many.name, many.place))
+        if index != many.place:
             line = document.values["nodes", index, "address"].line
             message = f"{path}: core {core} of '{many.name}' listens on {address}"
             yield document.problem(f"{message}, which is of node '{name}' (line {line})", position)

@@ -9,17 +9,17 @@ outright (on Linux), no node is left.
 
 import asyncio
 import contextlib
-import ctypes
 import random
 import signal
 import socket
 import string
-import sys
 import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from pulsering_server import child
+from pulsering_server.child import parse_ready
 from pulsering_server.config import ClusterConfig, parse_config
 from pulsering_server.units import format_duration_ms
 
@@ -37,20 +37,9 @@ LOG_BYTES: Final = 4096
 _PORTS: Final = range(20_000, 32_000)
 """Below those that the kernel gives to outgoing connections, which could take one between choice and use."""
 
-_PR_SET_PDEATHSIG: Final = 1
-_LIBC: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
-
 
 class NodeFailed(RuntimeError):
     """A node ended, or did not get ready; the message ends with the last lines of its log."""
-
-
-def parse_ready(line: str) -> dict[str, str]:
-    """The facts of a ready line: ``node``, ``address``, ``cluster``, ``epoch``; ValueError for another."""
-    word, *facts = line.split()[:16] or [""]
-    if word != "ready" or not all("=" in fact for fact in facts):
-        raise ValueError(f"not a ready line: {line[:200]!r}")
-    return dict(fact.split("=", 1) for fact in facts)
 
 
 class LocalNode:
@@ -87,20 +76,10 @@ class LocalNode:
         if self.running:
             raise RuntimeError(f"node {self.name} is already running")
         with self._log_path.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "pulsering_server", "serve"),
-                *("--config", str(self._config_path), "--node", self.name, *options),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=log,
-                preexec_fn=_die_with_parent if _LIBC is not None else None,
-                start_new_session=True,  # Ctrl-C is for whoever owns the cluster
-            )
-        stdout = self._process.stdout
-        assert stdout is not None
+            self._process = await child.spawn(self._config_path, self.name, *options, stderr=log)
         try:
-            line = await asyncio.wait_for(stdout.readline(), READY_S)
-            self.address = parse_ready(line.decode("utf-8", "replace"))["address"]
+            ready = await asyncio.wait_for(child.read_ready(self._process), READY_S)
+            self.address = ready["address"]
         except (TimeoutError, ValueError, KeyError) as error:
             await self.kill()
             raise NodeFailed(self.describe("did not get ready")) from error
@@ -115,9 +94,8 @@ class LocalNode:
 
     def signal(self, number: int) -> None:
         """Send its process a signal; nothing if it has ended."""
-        if self._process is not None and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(number)
+        if self._process is not None:
+            child.send_signal(self._process, number)
 
     async def wait(self) -> int:
         """Wait for its end; the exit code, negative for a signal."""
@@ -243,8 +221,3 @@ def _free_port(host: str) -> int:
             probe.bind((host, port))
             return port
     raise NodeFailed(f"no free port found on {host}")
-
-
-def _die_with_parent() -> None:
-    assert _LIBC is not None
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

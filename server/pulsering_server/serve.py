@@ -1,8 +1,10 @@
-"""``pulsering serve``: one node as a process, from its configuration to its exit code.
+"""``pulsering serve``: one node, or one core of it, as a process, from its configuration to its exit code.
 
 Prints one line on stdout when it is ready, ``ready node=a address=127.0.0.1:7400 cluster=demo epoch=1``, and
 nothing else there; everything for people goes to the log on stderr. SIGTERM or SIGINT drains: clients are
 told to leave, and the process ends when they have, or after ``DRAIN_MS``. A second signal ends it at once.
+A node of several cores is one process that keeps one more for each (``supervisor``); its one line comes when
+all of them serve, with ``cores=16`` at its end.
 
 Exit codes: 0 drained; 1 could not listen, failed, or cut short by a second signal; 2 configuration or system
 limits.
@@ -15,9 +17,9 @@ import gc
 import os
 import resource
 import secrets
-import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 import structlog
@@ -25,10 +27,12 @@ import uvloop
 
 from pulsering import limits
 from pulsering_server import clock, logs
-from pulsering_server.config import ClusterConfig, ConfigErrors, load_config
+from pulsering_server.config import ClusterConfig, ConfigErrors, Shard, load_config
 from pulsering_server.housekeeping import keep_house
 from pulsering_server.listener import Listener
 from pulsering_server.node import AGENT, NodeCore
+from pulsering_server.signals import Signals
+from pulsering_server.supervisor import supervise
 
 __all__ = ["CannotServe", "ready_line", "run", "serve"]
 
@@ -50,12 +54,15 @@ class CannotServe(Exception):
 def run(
     config_path: str | os.PathLike[str], node_name: str, host: str | None = None, port: int | None = None
 ) -> int:
-    """Serve one node of a ``cluster.yaml`` until it is told to stop; the process's exit code."""
+    """Serve a node of a ``cluster.yaml``, or a core of it, until told to stop; the process's exit code."""
     try:
         config = load_config(config_path)
-        check_node(config, node_name)
-        raise_file_limit(config.limits.connections)
+        shards = shards_named(config, node_name)
+        raise_file_limit(config.limits_of(shards[0]).connections)
         rate_limit = logs.configure(node_name)
+        if len(shards) > 1:
+            return uvloop.run(_serve_all(Path(config_path), config, shards, host, port))
+        node_name = shards[0].name
         return uvloop.run(serve(config, node_name, host=host, port=port, rate_limit=rate_limit))
     except ConfigErrors as errors:
         print(errors, file=sys.stderr)
@@ -79,20 +86,22 @@ async def serve(
     ``host`` and ``port`` override where it listens (port 0: any free one), not what the topology says of it.
     ``on_ready`` gets the ready line instead of stdout.
     """
-    node = check_node(config, node_name)
+    (shard,) = shards_named(config, node_name)
+    limit = config.limits_of(shard)
     loop = asyncio.get_running_loop()
-    core = NodeCore(
-        config.topology(), node_name, config.limits, boot_id=secrets.randbits(64), now_ms=clock.now_ms()
-    )
+    core = NodeCore(config.topology(), node_name, limit, boot_id=secrets.randbits(64), now_ms=clock.now_ms())
     listener = Listener(core, clock.now_ms)
-    where = (host if host is not None else node.host, port if port is not None else node.port)
+    where = (
+        host if host is not None else shard.address.host,
+        port if port is not None else shard.address.port,
+    )
     try:
         address = await listener.open(*where)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
         message = f"node {node_name} cannot listen on {_join(*where)}: {reason}"
         raise CannotServe(message, FAILED) from None
-    signals = _Signals(loop)
+    signals = Signals(loop)
     loop.set_exception_handler(_log_loop_exception)
     house = asyncio.create_task(keep_house(core, clock.now_ms, rate_limit))
     gc.collect()
@@ -106,7 +115,7 @@ async def serve(
         topology_hash=f"{core.topology.hash:016x}",
         ttl_ms=config.ttl_ms,
         warming_ms=core.warming_ms(clock.now_ms()),
-        connections=config.limits.connections,
+        connections=limit.connections,
     )
     (on_ready or _print_ready)(ready_line(config, node_name, address))
     try:
@@ -119,7 +128,26 @@ async def serve(
         signals.close()
 
 
-async def _until_stopped(listener: Listener, signals: "_Signals", house: "asyncio.Task[None]") -> int:
+async def _serve_all(
+    config_path: Path, config: ClusterConfig, shards: tuple[Shard, ...], host: str | None, port: int | None
+) -> int:
+    """Run all cores of a node, ``host`` and ``port`` in place of its own."""
+    cores = []
+    for index, shard in enumerate(shards):
+        options: tuple[str, ...] = () if host is None else ("--host", host)
+        if port is not None:
+            options += ("--port", str(port + index if port else 0))
+        cores.append((shard.name, options))
+    node_name = shards[0].node.name
+
+    def ready(address: str) -> None:
+        log.info("node.ready", agent=AGENT, address=address, cluster=config.cluster, cores=len(shards))
+        _print_ready(f"{_ready(config, node_name, address)} cores={len(shards)}")
+
+    return await supervise(config_path, cores, ready)
+
+
+async def _until_stopped(listener: Listener, signals: Signals, house: "asyncio.Task[None]") -> int:
     """Wait for a signal, drain, and judge how it went."""
     told = asyncio.create_task(signals.first.wait())
     await asyncio.wait((told, house), return_when=asyncio.FIRST_COMPLETED)
@@ -140,31 +168,12 @@ async def _until_stopped(listener: Listener, signals: "_Signals", house: "asynci
     return DRAINED
 
 
-class _Signals:
-    """SIGTERM and SIGINT as two events: told once, told again."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.first = asyncio.Event()
-        self.second = asyncio.Event()
-        self._loop = loop
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._told)
-
-    def _told(self) -> None:
-        (self.second if self.first.is_set() else self.first).set()
-
-    def close(self) -> None:
-        """Give the signals back."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.remove_signal_handler(number)
-
-
-def check_node(config: ClusterConfig, name: str) -> Any:
-    """The ``(host, port)`` of a node of the configuration; ``CannotServe`` names those that there are."""
+def shards_named(config: ClusterConfig, name: str) -> tuple[Shard, ...]:
+    """The core of this name, or all of the node of this name; ``CannotServe`` names the nodes there are."""
+    shards = config.shards_named(name)
+    if shards:
+        return shards
     names = [node.name for node in config.nodes]
-    for node in config.nodes:
-        if node.name == name:
-            return node.address
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean '{close[0]}'?" if close else f"there are: {', '.join(names[:20])}"
     raise CannotServe(
@@ -195,7 +204,11 @@ def raise_file_limit(connections: int) -> None:
 
 def ready_line(config: ClusterConfig, node_name: str, address: tuple[str, int]) -> str:
     """What the process prints once it serves; ``dev.parse_ready`` reads it."""
-    return f"ready node={node_name} address={_join(*address)} cluster={config.cluster} epoch={config.epoch}"
+    return _ready(config, node_name, _join(*address))
+
+
+def _ready(config: ClusterConfig, node_name: str, address: str) -> str:
+    return f"ready node={node_name} address={address} cluster={config.cluster} epoch={config.epoch}"
 
 
 def _join(host: str, port: int) -> str:

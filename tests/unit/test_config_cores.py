@@ -1,4 +1,4 @@
-"""``cores: 16``: what the cores of a node are called, where they listen, what each may use, who holds what."""
+"""``cores: 16``: what cores are called, where they listen, what each may use, and who holds what."""
 
 import pytest
 
@@ -86,7 +86,8 @@ def test_a_node_with_more_cores_holds_more() -> None:
 
 def test_the_longest_name_that_fits_is_taken() -> None:
     name = "n" * 61
-    text = f"version: 1\ncluster: c\nepoch: 1\nreplicas: 1\nnodes: [{{name: {name}, address: 'h:1', cores: %d}}]\n"
+    text = "version: 1\ncluster: c\nepoch: 1\nreplicas: 1\n"
+    text += f"nodes: [{{name: {name}, address: 'h:1', cores: %d}}]\n"
     assert parse_config(text % 10).shards[-1].name == f"{name}-9"
     with pytest.raises(ConfigErrors, match="too long for 11 cores"):
         parse_config(text % 11)

@@ -113,7 +113,7 @@ def test_every_promised_scenario_is_named_by_a_test() -> None:
     named = {
         int(number)
         for path in Path(__file__).parents[1].rglob("*.py")
-        for words in re.findall(r"[Ss]cenarios? (\d[\d, and]*)", path.read_text(encoding="utf-8"))
+        for words in re.findall(r"[Ss]cenarios?[ _](\d[\d, and]*)", path.read_text(encoding="utf-8"))
         for number in re.findall(r"\d+", words)
     }
     assert named >= FOUNDATION, FOUNDATION - named

@@ -13,17 +13,20 @@ Config = Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help="Th
 
 
 def serve(
-    name: Annotated[str, typer.Option("--node", metavar="NAME", help="Which node of the file this is.")],
+    name: Annotated[
+        str, typer.Option("--node", metavar="NAME", help="Which node of the file, or core of it.")
+    ],
     config: Config = Path("cluster.yaml"),
     host: Annotated[str | None, typer.Option(help="Listen here instead of on the node's address.")] = None,
     port: Annotated[
-        int | None, typer.Option(min=0, max=65535, help="Listen on this port; 0 takes any free one.")
+        int | None, typer.Option(min=0, max=65535, help="Listen from this port on; 0 takes any free one.")
     ] = None,
 ) -> None:
-    """Run one node until SIGTERM, which drains it and exits 0.
+    """Run one node, all its cores, until SIGTERM, which drains it and exits 0.
 
     \b
     [dim]pulsering serve -c cluster.yaml --node a[/]
+    [dim]pulsering serve --node a-3             [/] one core of a node that has several
     [dim]pulsering serve --node b --port 0      [/] any free port; the ready line says which
     """
     from pulsering_server.serve import run
@@ -53,10 +56,10 @@ def validate(config: Config = Path("cluster.yaml")) -> None:
     from pulsering_server.units import format_duration_ms
 
     loaded = load_config(config)
-    count = len(loaded.nodes)
+    count, cores = len(loaded.nodes), len(loaded.shards)
     typer.echo(
         f"{config}: ok: cluster {loaded.cluster}, epoch {loaded.epoch}, "
-        f"{count} node{'s' if count > 1 else ''}, "
+        f"{count} node{'s' if count > 1 else ''}{f' with {cores} cores' if cores > count else ''}, "
         f"{loaded.replicas} replica{'s' if loaded.replicas > 1 else ''}, "
         f"ttl {format_duration_ms(loaded.ttl_ms)}"
     )

@@ -1,0 +1,172 @@
+"""All cores of one node: a process each, started together, kept running, ended together.
+
+Each is ``pulsering serve --node a-3``, which knows nothing of this process, so one core can be run, looked at
+and debugged alone. One that ends is started again, soon at first and then ever later, while the others serve
+on; it is cold for one ttl, as any node after a start. SIGTERM drains all of them at once, a second ends them.
+Invariant: no core outlives this process.
+"""
+
+import asyncio
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import structlog
+
+from pulsering import limits
+from pulsering_server import child
+from pulsering_server.signals import Signals
+
+__all__ = ["Restarts", "supervise"]
+
+DRAINED: Final = 0
+FAILED: Final = 1
+
+log = structlog.get_logger("pulsering_server.supervisor")
+
+
+class Restarts:
+    """How long to wait before a core that ended is started again, in ms."""
+
+    __slots__ = ("_next_ms",)
+
+    def __init__(self) -> None:
+        self._next_ms = limits.RESTART_MS_MIN
+
+    def after(self, served_ms: int) -> int:
+        """It ended after serving for so long (0: it never got ready)."""
+        if served_ms >= limits.RESTART_MS_MAX:
+            self._next_ms = limits.RESTART_MS_MIN
+        delay_ms = self._next_ms
+        self._next_ms = min(2 * delay_ms, limits.RESTART_MS_MAX)
+        return delay_ms
+
+
+class _Core:
+    """One core: its process, and the next one after it."""
+
+    def __init__(self, config_path: Path, name: str, options: tuple[str, ...]) -> None:
+        self.name = name
+        self.address = ""
+        self.process: asyncio.subprocess.Process | None = None
+        self._config_path = config_path
+        self._options = options
+        self._restarts = Restarts()
+
+    async def start(self) -> bool:
+        """Start its process; whether that came to serve."""
+        self.process = await child.spawn(self._config_path, self.name, *self._options)
+        try:
+            self.address = (await child.read_ready(self.process))["address"]
+        except (ValueError, KeyError):
+            child.send_signal(self.process, signal.SIGKILL)
+            await self.process.wait()
+            return False
+        return True
+
+    async def keep(self) -> None:
+        """Start it again whenever it ends, for as long as this runs."""
+        loop = asyncio.get_running_loop()
+        ready_s = loop.time()
+        serves = True
+        while True:
+            assert self.process is not None
+            code = await self.process.wait()
+            served_ms = round((loop.time() - ready_s) * 1000) if serves else 0
+            delay_ms = self._restarts.after(served_ms)
+            log.error("core.ended", core=self.name, exit_code=code, served_ms=served_ms, restart_ms=delay_ms)
+            await asyncio.sleep(delay_ms / 1000)
+            serves = await self.start()
+            ready_s = loop.time()
+            if serves:
+                log.info("core.restarted", core=self.name, pid=self.process.pid)
+
+    @property
+    def running(self) -> bool:
+        """Whether its process lives."""
+        return self.process is not None and self.process.returncode is None
+
+    def tell(self, number: int) -> None:
+        """Send its process a signal."""
+        if self.process is not None:
+            child.send_signal(self.process, number)
+
+    async def end(self) -> int:
+        """Wait for the end of its process; the exit code."""
+        return await self.process.wait() if self.process is not None else DRAINED
+
+
+async def supervise(
+    config_path: Path,
+    cores: list[tuple[str, tuple[str, ...]]],
+    on_ready: Callable[[str], None],
+) -> int:
+    """Run the cores, each a name and the options of its ``serve``; the exit code.
+
+    ``on_ready`` is told the address of the first once all serve. If one does not get ready at the start, none
+    is left and its exit code is ours.
+    """
+    signals = Signals(asyncio.get_running_loop())
+    node = [_Core(config_path, name, options) for name, options in cores]
+    keepers: list[asyncio.Task[None]] = []
+    tasks: list[asyncio.Future[Any]] = []
+    told = asyncio.create_task(signals.first.wait())
+    started = asyncio.gather(*(core.start() for core in node))
+    tasks += (told, started)
+    try:
+        await asyncio.wait((told, started), return_when=asyncio.FIRST_COMPLETED)
+        if not told.done():
+            if not all(started.result()):
+                return _first_failure(node)
+            on_ready(node[0].address)
+            keepers = [asyncio.create_task(core.keep()) for core in node]
+            tasks += keepers
+            await asyncio.wait((told, *keepers), return_when=asyncio.FIRST_COMPLETED)
+        for keeper in keepers:
+            if keeper.done():  # it never ends by itself: a fault of ours
+                keeper.result()
+        await _cancel(tasks)
+        return await _drain([core for core in node if core.running], signals)
+    finally:
+        await _cancel(tasks)
+        for core in node:
+            core.tell(signal.SIGKILL)
+        await asyncio.gather(*(core.end() for core in node))
+        signals.close()
+
+
+def _first_failure(node: list[_Core]) -> int:
+    """One did not get ready: the exit code of the first that ended by itself."""
+    codes = [core.process.returncode for core in node if core.process is not None]
+    return next((code for code in codes if code is not None and code > 0), FAILED)
+
+
+async def _cancel(tasks: "list[asyncio.Future[Any]]") -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _drain(node: list[_Core], signals: Signals) -> int:
+    """Tell all cores to leave, and again if we are told again; 0 if all did in time."""
+    log.info("node.draining", cores=len(node), drain_ms=limits.DRAIN_MS)
+    for core in node:
+        core.tell(signal.SIGTERM)
+    ends = asyncio.gather(*(core.end() for core in node))
+    hurried = asyncio.create_task(signals.second.wait())
+    wait_ms = limits.DRAIN_MS + limits.STOP_GRACE_MS
+    await asyncio.wait((ends, hurried), timeout=wait_ms / 1000, return_when=asyncio.FIRST_COMPLETED)
+    hurried.cancel()
+    if not ends.done():
+        for core in node:
+            core.tell(signal.SIGTERM)
+        await asyncio.wait((ends,), timeout=limits.STOP_GRACE_MS / 1000)
+    if not ends.done():
+        ends.cancel()
+        log.error("node.stopped", reason="cores did not end")
+        return FAILED
+    # A core that had not got as far as to mind signals ends by SIGTERM itself: nothing was served there.
+    drained = all(code in (DRAINED, -signal.SIGTERM) for code in ends.result())
+    log.info("node.stopped", reason="drained" if drained else "cut short", exit_codes=ends.result())
+    return DRAINED if drained else FAILED
