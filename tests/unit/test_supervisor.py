@@ -1,5 +1,7 @@
 """When a core that ended is started again: soon, then ever later, and soon again once it served."""
 
+import itertools
+
 import limits
 
 from pulsering import itertools
