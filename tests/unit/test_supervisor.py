@@ -2,9 +2,7 @@
 
 import itertools
 
-import limits
-
-from pulsering import itertools
+from pulsering import limits
 from pulsering_server.supervisor import Restarts
 
 
