@@ -8,6 +8,7 @@ request at once or says why not.
 
 import asyncio
 import random
+import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -34,6 +35,8 @@ class Dialer(NamedTuple):
     options: ClientOptions
     transport: Transport
     hello: Callable[[], Hello]
+    on_dialed: Callable[[Address, float], None] | None = None
+    """Told the seconds that each connection took, for telemetry."""
 
     async def dial(
         self, node: str, address: Address, on_change: Callable[[Connection], None]
@@ -43,6 +46,7 @@ class Dialer(NamedTuple):
         Raises a ``PresenceError`` that says what is wrong with it.
         """
         label = f"{node} ({address})" if node else str(address)
+        began = time.perf_counter()
         connection = Connection(label, self.loop, on_change, self.transport.now_ms)
         try:
             async with asyncio.timeout(self.options.connect_timeout):
@@ -69,6 +73,8 @@ class Dialer(NamedTuple):
             )
             connection.close(error)
             raise error
+        if self.on_dialed is not None:
+            self.on_dialed(address, time.perf_counter() - began)
         return connection, welcome
 
 
@@ -138,6 +144,18 @@ class Channel:
     def connections(self) -> int:
         """Connections that are up."""
         return len(self._connections)
+
+    @property
+    def connections_max(self) -> int:
+        """Connections it may have under load."""
+        return self._dialer.options.max_connections
+
+    @property
+    def usage(self) -> tuple[int, int]:
+        """Connections with and without requests under way; may be asked from any thread."""
+        connections = list(self._connections)
+        used = sum(connection.load > 0 for connection in connections)
+        return used, len(connections) - used
 
     def send(self, request: Request) -> PresenceError | None:
         """Take the request, or return why not."""

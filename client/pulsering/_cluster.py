@@ -49,6 +49,7 @@ class Cluster:
         options: ClientOptions,
         loop: asyncio.AbstractEventLoop,
         rng: random.Random,
+        on_dialed: Callable[[Address, float], None] | None = None,
     ) -> None:
         self.attempts = options.attempts
         self.budget = RetryBudget()
@@ -61,7 +62,7 @@ class Cluster:
         self._cluster = transport.cluster
         self._options = options
         self._loop = loop
-        self._dialer = Dialer(loop, options, transport, self._hello)
+        self._dialer = Dialer(loop, options, transport, self._hello, on_dialed)
         self._watcher = Watcher(self._on_welcome, self._on_channel_change, self._on_trouble)
         self._topology: Topology | None = None
         self._retired: Topology | None = None

@@ -7,6 +7,7 @@ the client's end, and then nothing is left of it but tombstones in connections.
 
 import asyncio
 import math
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -30,7 +31,7 @@ LAG_S: Final = 2 * SWEEP_S
 class Run:
     """One call under way."""
 
-    __slots__ = ("call", "deadline", "error", "on_end", "refreshing", "requests", "sender_ms")
+    __slots__ = ("began", "call", "deadline", "error", "on_end", "refreshing", "requests", "sender_ms")
 
     def __init__(self, call: Call, deadline: float, sender_ms: int, on_end: "Callable[[Run], None]") -> None:
         self.call = call
@@ -42,6 +43,8 @@ class Run:
         self.refreshing = False
         self.error: PresenceError | None = None
         """Why it ended without its call being done."""
+        self.began = 0.0
+        """Seconds of ``time.perf_counter``, for telemetry: the loop's time may be cut to milliseconds."""
 
 
 class CallRequest(Request):
@@ -70,6 +73,8 @@ class Driver:
         self.calls = 0
         self.frames = 0
         self.timeouts = 0
+        self.on_call_end: Callable[[Run], None] | None = None
+        """Told of each call that ends, for telemetry."""
         self._loop = loop
         self._pending_keys_max = pending_keys_max
         self._runs: set[Run] = set()
@@ -123,6 +128,8 @@ class Driver:
         self.cluster.budget.earn()
         self._runs.add(run)
         self._hold(call.key_count)
+        if self.on_call_end is not None:
+            run.began = time.perf_counter()
         if self._sweep is None:
             self._schedule_sweep()
         self._go_on(run, call.start(now))
@@ -211,6 +218,8 @@ class Driver:
         for request in run.requests.values():
             request.abandon()
         run.requests.clear()
+        if self.on_call_end is not None:
+            self.on_call_end(run)
 
     # --- Time --------------------------------------------------------------------------------------------
 

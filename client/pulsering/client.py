@@ -47,6 +47,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
+    from pulsering._telemetry import Telemetry
+
 __all__ = ["OnUnknown", "PresenceClient"]
 
 Ids: TypeAlias = "Iterable[UserId] | Buffer"
@@ -148,7 +150,9 @@ class PresenceClient:
         self._loop = loop
         self._forks = _forks
         options = self._options
-        cluster = Cluster(self._transport, options, loop, random.Random())
+        telemetry = _telemetry_of(options)
+        on_dialed = None if telemetry is None else telemetry.on_dialed
+        cluster = Cluster(self._transport, options, loop, random.Random(), on_dialed)
         driver = Driver(cluster, loop, options.pending_keys_max)
         try:
             await cluster.open()
@@ -156,6 +160,8 @@ class PresenceClient:
             self._state = _CLOSED
             await cluster.aclose()
             raise
+        if telemetry is not None:
+            telemetry.watch(cluster, driver, loop)
         self._cluster, self._driver = cluster, driver
         self._hash_seed = cluster.topology.hash_seed
         self._beats = _write_batcher(driver, loop, options, Op.HEARTBEAT, 0)
@@ -417,6 +423,14 @@ class PresenceClient:
 
 _ABANDONED: set["asyncio.Task[None]"] = set()
 """Ends of clients that were dropped without being closed: a loop keeps only weak references to its tasks."""
+
+
+def _telemetry_of(options: ClientOptions) -> "Telemetry | None":
+    if options.telemetry is False:
+        return None
+    from pulsering._telemetry import telemetry_for
+
+    return telemetry_for(options.telemetry)
 
 
 def _write_batcher(

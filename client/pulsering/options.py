@@ -11,10 +11,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from ssl import SSLContext
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from pulsering import limits
 from pulsering.errors import ConfigError
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import MeterProvider
 
 __all__ = ["ClientOptions", "Duration", "seconds_of"]
 
@@ -72,6 +75,9 @@ class ClientOptions:
     agent: str = ""
     """Who is asking, shown on the node to its operators; at most 63 bytes. Empty: library and version."""
 
+    telemetry: "bool | MeterProvider" = False
+    """Metrics for OpenTelemetry: True for the global meter provider, or a provider. Needs the otel extra."""
+
     def __post_init__(self) -> None:
         for name in ("timeout", "connect_timeout"):
             object.__setattr__(self, name, seconds_of(name, getattr(self, name)))
@@ -95,6 +101,7 @@ class ClientOptions:
             raise ConfigError(
                 f"option ssl: an ssl.SSLContext or None is needed, not {type(self.ssl).__name__}"
             )
+        _check_telemetry(self.telemetry)
         agent: object = self.agent
         if not isinstance(agent, str) or len(agent.encode()) > limits.NAME_BYTES_MAX:
             raise ConfigError(
@@ -115,6 +122,19 @@ class ClientOptions:
         return cls(**values)
 
 
+def _check_telemetry(given: object) -> None:
+    if given is False:
+        return
+    try:
+        from opentelemetry.metrics import MeterProvider
+    except ImportError:
+        raise ConfigError(
+            "option telemetry: it needs the 'otel' extra: pip install 'pulsering[otel]'"
+        ) from None
+    if given is not True and not isinstance(given, MeterProvider):
+        raise ConfigError(f"option telemetry: True, False or a MeterProvider is needed, not {given!r}")
+
+
 def _from_text(name: str, text: str) -> Any:
     if name in ("attempts", "min_connections", "max_connections", "pending_keys_max"):
         return int(text) if text.isascii() and text.isdigit() and len(text) < 12 else text
@@ -122,6 +142,8 @@ def _from_text(name: str, text: str) -> Any:
         raise ConfigError("option ssl: only as a keyword argument; a URL asks for TLS by presences://")
     if name in ("timeout", "connect_timeout") and text.lower() == "none":
         return None
+    if name == "telemetry" and text.lower() in ("true", "false"):
+        return text.lower() == "true"
     if name == "linger" and text == "0":
         return 0.0
     return text
