@@ -2,8 +2,8 @@
 
 Each connection has one task that connects, waits for the end, and tries again after a jittered delay; the
 name is looked up afresh each time. Under load a channel grows up to ``max_connections``; an extra connection
-that is lost is not replaced until load asks for it. Invariant: a channel never blocks a caller. It takes a
-request at once or says why not.
+is closed when one would do, and one that is lost is not replaced until load asks for it. Invariant: a channel
+never blocks a caller. It takes a request at once or says why not.
 """
 
 import asyncio
@@ -23,6 +23,12 @@ from pulsering.transport import Transport
 from pulsering.url import Address
 
 __all__ = ["Channel", "Dialer", "Watcher"]
+
+CROWD: Final = limits.IN_FLIGHT_MAX // 2
+"""Requests in flight on one connection that ask for another one."""
+
+EXTRA_IDLE_S: Final = 30.0
+"""An extra connection is closed once one would have done for this long."""
 
 SETTLED_S: Final = 1.0
 """A connection that lasted this long counts as good: the next back-off starts small again."""
@@ -109,6 +115,7 @@ class Channel:
         self._connections: list[Connection] = []
         self._ready: list[Connection] = []
         """Those of them that take requests; kept, as every request asks."""
+        self._crowded_at = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -171,8 +178,10 @@ class Channel:
             )
         connection = ready[0] if len(ready) == 1 else min(ready, key=lambda each: each.load)
         connection.send(request)
-        if connection.load > limits.IN_FLIGHT_MAX // 2:
-            self._grow()
+        if connection.load * len(ready) > CROWD:
+            self._crowded_at = self._dialer.loop.time()
+            if connection.load > CROWD:
+                self._grow()
         return None
 
     def record_answer(self) -> None:
@@ -242,7 +251,7 @@ class Channel:
                 since = loop.time()
                 self._on_connected(connection, welcome)
                 try:
-                    await lost
+                    await (lost if permanent else self._lost_or_idle(connection, lost))
                 finally:
                     connection.close(ClientClosed("the client was closed"))
                     self._connections.remove(connection)
@@ -253,6 +262,12 @@ class Channel:
             if self._closed or not permanent:
                 return
             await asyncio.sleep(delay)
+
+    async def _lost_or_idle(self, connection: Connection, lost: "asyncio.Future[None]") -> None:
+        """Until an extra connection is lost, or has nothing in flight and no crowd has come for a while."""
+        loop = self._dialer.loop
+        while not lost.done() and (connection.load or loop.time() - self._crowded_at < EXTRA_IDLE_S):
+            await asyncio.wait([lost], timeout=EXTRA_IDLE_S / 4)
 
     def _on_connected(self, connection: Connection, welcome: Welcome) -> None:
         self.error = None

@@ -9,7 +9,15 @@ import pytest
 from support.fake_node import FakeCluster, until
 from support.loops import LOOPS, on_each_loop
 
-from pulsering import ClientClosed, ClusterMismatch, ConfigError, NoNodeReachable, PresenceClient
+from pulsering import (
+    ClientClosed,
+    ClusterMismatch,
+    ConfigError,
+    NoNodeReachable,
+    PresenceClient,
+    Status,
+    _channel,
+)
 
 
 @on_each_loop
@@ -169,3 +177,20 @@ def test_the_client_imports_without_server_and_loop_extras() -> None:
         "assert not {'uvloop','numpy','pulsering_server','pydantic','ssl_'} & set(sys.modules), sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@on_each_loop
+async def test_a_crowd_opens_a_second_connection_which_goes_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_channel, "EXTRA_IDLE_S", 0.05)
+    async with FakeCluster("a", 1) as cluster, PresenceClient.from_url(cluster.url, timeout=5) as presence:
+        node = cluster["a"]
+        node.holding = True
+        calls = [asyncio.create_task(presence.get_many([user])) for user in range(600)]
+        await until(lambda: presence.stats()["nodes"]["a"]["connections"] == 2)
+        await until(lambda: len(node.held) == 600)
+        assert len(calls) == 600
+        node.release()
+        await asyncio.gather(*calls)
+        await until(lambda: presence.stats()["nodes"]["a"]["connections"] == 1)
+        assert (await presence.get_many([1])).counts[Status.OFFLINE] == 1
+        assert presence.stats()["nodes"]["a"]["circuit"] == "closed"
