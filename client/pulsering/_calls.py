@@ -8,15 +8,12 @@ socket, loop or clock. That makes one implementation for asyncio and the simulat
 What both kinds of batches share:
 
 - *patience*: how long an owner may take before the call goes on without it. A late answer still counts. Going
-on
-  although the node may merely be slow costs a token of the retry budget, so slowness does not double the
+  on although the node may merely be slow costs a token of the retry budget, so slowness does not double the
   load.
-- a *repeat* asks the same owner again, after a short random delay, at most ``attempts`` times in all and for
-a
-  token each. Going on to another owner is no repeat.
+- a *repeat* asks the same owner again, after a short random delay and whatever a busy node asked for, at most
+  ``attempts`` times in all and for a token each. Going on to another owner is no repeat.
 - keys a node calls *moved* are sent once more if a newer topology is there, and never a second time: two
-nodes
-  that disagree cannot make a loop.
+  nodes that disagree cannot make a loop.
 
 Invariant: each token handed out is settled by one reply, one failure, or the end of the call.
 """
@@ -29,6 +26,7 @@ from pulsering import kernel, messages
 from pulsering._backoff import RetryBudget
 from pulsering.errors import (
     CallTimeout,
+    NodeBusy,
     NodeUnavailable,
     NoNodeReachable,
     Overloaded,
@@ -97,6 +95,10 @@ class ClusterView(Protocol):
         """Seconds an owner may take before its turn passes."""
 
     @property
+    def hedge(self) -> float | None:
+        """Seconds after which a read asks the next owners beside those that are silent; None: never."""
+
+    @property
     def budget(self) -> RetryBudget:
         """Tokens for repeats."""
 
@@ -128,6 +130,7 @@ class Call(ABC):
     _fresh = 0  # frames whose node still has its patience
     _next_token = 0
     _overloads = 0
+    _busy_s = 0.0  # the longest that a busy node asked to be left alone since the last repeat
 
     def __init__(self, view: ClusterView) -> None:
         self.problems: list[tuple[str, str]] = []
@@ -196,6 +199,8 @@ class Call(ABC):
             self._note(piece.node, str(error))
             if isinstance(error, Overloaded):
                 self._overloads += 1
+            if isinstance(error, NodeBusy):
+                self._busy_s = max(self._busy_s, error.retry_after)
         return piece
 
     def _lose_patience(self) -> list[Send]:
@@ -283,5 +288,7 @@ class BatchCall(Call):
         return not self._redirected and newest > self._topology.epoch
 
     def _repeat_delay(self) -> float:
+        """Seconds to the next repeat: what busy nodes asked for, within the patience, and some jitter."""
         self._repeats += 1
-        return self._view.rng.uniform(0, REPEAT_MS / 1000 * 2 ** (self._repeats - 1))
+        asked, self._busy_s = min(self._busy_s, self._view.patience), 0.0
+        return asked + self._view.rng.uniform(0, REPEAT_MS / 1000 * 2 ** (self._repeats - 1))

@@ -17,6 +17,7 @@ from pulsering import limits, messages
 from pulsering._backoff import RetryBudget
 from pulsering._channel import Channel, Dialer, Watcher
 from pulsering._connection import Request, resolve
+from pulsering._latency import Percentile95
 from pulsering.errors import (
     ClientClosed,
     ClusterMismatch,
@@ -58,6 +59,8 @@ class Cluster:
         self.refreshes = 0
         self.now_ms: Callable[[], int] = transport.now_ms
         """The time at which heartbeats are said, in ms."""
+        self.read_times = Percentile95() if options.hedge == "p95" else None
+        """How long reads take, if anybody wants to know."""
         self._seeds = transport.seeds
         self._cluster = transport.cluster
         self._options = options
@@ -96,6 +99,15 @@ class Cluster:
         """Seconds an owner may take before its turn passes: a third of the deadline."""
         timeout = self._options.timeout
         return PATIENCE_MAX_S if timeout is None else min(timeout / limits.ATTEMPTS, PATIENCE_MAX_S)
+
+    @property
+    def hedge(self) -> float | None:
+        """Seconds after which a read asks the next owners as well."""
+        if self.read_times is not None:
+            return self.read_times.value
+        hedge = self._options.hedge
+        assert not isinstance(hedge, str), "ClientOptions makes durations numbers"
+        return hedge
 
     def unavailable(self) -> frozenset[int]:
         """Indices of nodes that would refuse a request now."""

@@ -17,6 +17,7 @@ from pulsering._calls import Call, Send
 from pulsering._cluster import Cluster
 from pulsering._connection import Outcome, Request
 from pulsering.errors import ClientClosed, ClientOverloaded, NodeBusy, NodeUnavailable, PresenceError
+from pulsering.wire import Op
 
 if TYPE_CHECKING:
     from pulsering._channel import Channel
@@ -189,6 +190,8 @@ class Driver:
         now = self._loop.time()
         if error is None:
             channel.record_answer()
+            if self.cluster.read_times is not None and request.op == Op.GET:
+                self.cluster.read_times.record(now - request.sent_at)
             self.cluster.note_epoch(reply.epoch, channel.node)
             sends = run.call.on_reply(request.token, reply, now)
         else:

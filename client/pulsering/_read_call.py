@@ -3,9 +3,10 @@
 Reads go in *legs*. Leg r asks the r-th owner of each slot, nodes known to be down last, about the keys not
 yet proven online; after the present owners come, for one ttl after a topology change, those that are owners
 no more. A leg ends when all of its frames have an outcome or the patience is over, so that what is left goes
-out in few frames. Each answer and each silence leaves a bit of evidence a key; ``routing`` turns the byte
-into a status at the end. Invariant: a key is said offline only if it was put to every present owner that
-could be reached.
+out in few frames. A *hedge*, at most one a call, begins the second leg before the first has ended; then the
+call may end as soon as everybody is proven online. Each answer and each silence leaves a bit of evidence a
+key; ``routing`` turns the byte into a status at the end. Invariant: a key is said offline only if it was put
+to every present owner that could be reached.
 """
 
 from typing import TYPE_CHECKING, Final
@@ -52,12 +53,19 @@ class ReadCall(BatchCall):
         self.ages = bytearray(b"\xff" * self.key_count) if want_ages else None
         self._leg = 0
         self._legs: list[tuple[Topology, array[int]]] = []
+        self._hedging: float | None = None  # when the patience would be over, while a hedge may still come
+        self._hedged = False
         self._repeating = False
 
     def start(self, now: float) -> list[Send]:
         self._started = now
         self._plan()
-        return self._advance(now)
+        sends = self._advance(now)
+        hedge = self._view.hedge
+        if hedge is not None and self._topology.replicas > 1 and self.wake_at is not None:
+            self._hedging = self.wake_at
+            self.wake_at = min(now + hedge, self.wake_at)
+        return sends
 
     def on_reply(self, token: int, reply: messages.GetReply, now: float) -> list[Send]:
         self.answered = True
@@ -84,6 +92,8 @@ class ReadCall(BatchCall):
         if self._repeating:
             self._repeating = False
             return self._repeat(now)
+        if self._hedging is not None and now < self._hedging:
+            return self._hedge()
         if self._leg < len(self._legs) and not self._view.budget.take():
             self.wake_at = now + self._view.patience
             return []
@@ -138,7 +148,24 @@ class ReadCall(BatchCall):
             ]
 
     def _continue(self, now: float) -> list[Send]:
+        if self._hedged and not self._unproven()[0]:
+            self._finish()
+            return []
         return [] if self._fresh or self._repeating else self._advance(now)
+
+    def _hedge(self) -> list[Send]:
+        """The next leg's frames while this one still has its patience, if the budget allows."""
+        self.wake_at, self._hedging = self._hedging, None
+        if self._leg != 1 or not self._view.budget.take():
+            return []
+        self._hedged = True
+        names, targets = self._legs[self._leg]
+        self._leg += 1
+        return self._split(names, targets, *self._unproven())
+
+    def _unproven(self) -> "tuple[bytes, array[int]]":
+        """The keys of the present question that nobody has proven online."""
+        return kernel.select(self._keys, self.evidence, _PROVEN)
 
     def _advance(self, now: float) -> list[Send]:
         """The next leg that has anybody to ask; when there is none, a repeat, a redirect, or the end."""

@@ -303,3 +303,33 @@ async def test_a_plain_node_behind_a_tls_url_is_refused_by_name() -> None:
         context = ssl.create_default_context()
         with pytest.raises(NoNodeReachable, match=r"127\.0\.0\.1"):
             await PresenceClient.from_url(url, ssl=context).open()
+
+
+@on_each_loop
+async def test_a_hedged_read_does_not_wait_for_the_patience() -> None:
+    """Scenario 40: one owner is slow, not dead; the other one answers after the hedge."""
+    async with (
+        FakeCluster("ab", 2) as cluster,
+        PresenceClient.from_url(cluster.url, timeout=3, hedge="20ms") as presence,
+    ):
+        await presence.heartbeat_many(range(100))
+        cluster["a"].script[Op.GET] = mute
+        began = now()
+        assert (await presence.get_many(range(100))).counts[Status.ONLINE] == 100
+        assert now() - began < 0.5, "the patience is a whole second"
+        assert presence.stats()["nodes"]["a"]["circuit"] == "closed"
+
+
+@on_each_loop
+async def test_hedging_at_the_95th_percentile_begins_when_it_is_known() -> None:
+    async with (
+        FakeCluster("ab", 2) as cluster,
+        PresenceClient.from_url(cluster.url, timeout=3, hedge="p95") as presence,
+    ):
+        await presence.heartbeat_many(range(100))
+        for _ in range(50):
+            assert await presence.is_online(1)
+        cluster["a"].script[Op.GET] = mute
+        began = now()
+        assert (await presence.get_many(range(100))).counts[Status.ONLINE] == 100
+        assert now() - began < 0.5

@@ -24,6 +24,7 @@ class View:
         self.keys_per_frame = limits.KEYS_PER_FRAME
         self.attempts = limits.ATTEMPTS
         self.patience = 0.08
+        self.hedge: float | None = None
         self.budget = RetryBudget()
         self.rng = random.Random(1)
         self.down: set[str] = set()

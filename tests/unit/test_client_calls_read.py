@@ -202,6 +202,20 @@ def test_a_busy_node_is_a_reason_of_its_own() -> None:
     assert isinstance(hand.call.outage(0.0), Overloaded)
 
 
+@pytest.mark.parametrize(("retry_after", "least"), [(0.0, 0.0), (0.05, 0.05), (1e6, 0.08)])
+def test_a_busy_node_is_left_alone_for_as_long_as_it_asks_and_the_patience_lasts(
+    retry_after: float, least: float
+) -> None:
+    view = View("a", 1)
+    hand = read(view, 1)
+    hand.fail("a", NodeBusy("busy", node="a", retry_after=retry_after))
+    assert hand.call.wake_at is not None
+    assert least <= hand.call.wake_at - hand.now <= least + 0.01
+    hand.wake()
+    hand.state("a", ONLINE)
+    assert verdict(hand) == [ON]
+
+
 def test_replicas_1_one_node_down_is_unknown_for_exactly_its_users() -> None:
     """Scenario 29: order and length as asked, duplicates included."""
     view = View("abc", 1)
@@ -343,3 +357,70 @@ def test_a_failure_says_who_and_why() -> None:
     assert isinstance(error, NoNodeReachable)
     assert "connection lost" in str(error)
     assert error.retryable
+
+
+# --- Hedged reads ---
+
+
+def hedged(view: View, *users: int) -> Hand:
+    view.hedge = 0.02
+    hand = read(view, *users)
+    assert hand.call.wake_at == pytest.approx(hand.now + 0.02)
+    return hand
+
+
+def test_a_hedge_asks_the_next_owner_beside_a_silent_one_and_ends_the_call_with_its_proof() -> None:
+    view = View()
+    first, second = owners(view, 1)
+    hand = hedged(view, 1)
+    hand.wake()
+    assert hand.nodes == sorted((first, second))
+    hand.state(second, ONLINE)
+    assert verdict(hand) == [ON]
+    assert not hand.call.take_late(), "slower than most is not silent"
+
+
+def test_a_hedge_that_says_offline_waits_for_the_first_owner() -> None:
+    """P3: offline is said only when every owner that can be reached says so."""
+    view = View()
+    first, second = owners(view, 1)
+    hand = hedged(view, 1)
+    hand.wake()
+    hand.state(second, OFFLINE)
+    assert not hand.call.done
+    hand.state(first, ONLINE)
+    assert verdict(hand) == [ON]
+
+
+def test_after_a_hedge_the_patience_is_what_it_was() -> None:
+    view = View()
+    _, second = owners(view, 1)
+    hand = hedged(view, 1)
+    hand.wake()
+    hand.state(second, OFFLINE)
+    hand.wake()
+    assert hand.now == pytest.approx(100.0 + view.patience)
+    assert verdict(hand) == [OFF]
+    assert len(hand.call.take_late()) == 1
+
+
+def test_a_call_hedges_once_and_only_with_a_token_of_the_budget() -> None:
+    view = View("abc", 3)
+    hand = hedged(view, 1)
+    tokens = view.budget.tokens
+    assert len(hand.wake()) == 1
+    assert view.budget.tokens == tokens - 1
+    assert hand.call.wake_at == pytest.approx(100.0 + view.patience)
+
+    view.budget.tokens = 0
+    hand = hedged(view, 1)
+    assert hand.wake() == []
+    assert len(hand.nodes) == 1
+    assert hand.call.wake_at == pytest.approx(100.0 + view.patience)
+
+
+def test_there_is_nothing_to_hedge_with_one_owner() -> None:
+    view = View("a", 1)
+    view.hedge = 0.02
+    hand = read(view, 1)
+    assert hand.call.wake_at == pytest.approx(hand.now + view.patience)

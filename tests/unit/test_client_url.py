@@ -96,6 +96,8 @@ def test_options_come_from_url_and_keywords_and_keywords_win() -> None:
         ({"min_connections": 3, "max_connections": 2}, "max_connections.*below"),
         ({"linger": -1}, "linger"),
         ({"linger": None}, "linger"),
+        ({"hedge": 0}, "hedge.*p95"),
+        ({"hedge": "p99"}, "hedge.*p95"),
         ({"ssl": "yes"}, "SSLContext"),
         ({"agent": "x" * 64}, "63 bytes"),
         ({"agent": 5}, "agent"),
@@ -104,6 +106,14 @@ def test_options_come_from_url_and_keywords_and_keywords_win() -> None:
 def test_bad_option_is_named(given: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         ClientOptions.from_mapping(given, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "hedge"), [("p95", "p95"), ("20ms", 0.02), ("none", None), ("NONE", None), ("1s", 1.0)]
+)
+def test_a_hedge_is_a_duration_a_percentile_or_none(text: str, hedge: object) -> None:
+    assert ClientOptions.from_mapping({}, {"hedge": text}).hedge == hedge
+    assert ClientOptions().hedge is None
 
 
 def test_ssl_context_cannot_come_from_a_url() -> None:
