@@ -13,10 +13,7 @@ from pulsering_server._table_reference import MOVED, NOT_OWNED, OFFLINE, ONLINE,
 if TYPE_CHECKING or os.environ.get("PULSERING_PURE_PYTHON") == "1":
     from pulsering_server._table_reference import Table
 else:
-    try:
-        from pulsering_server._table import Table
-    except ImportError:  # until the kernel is built
-        from pulsering_server._table_reference import Table
+    from pulsering_server._table import Table
 
 COMPILED = Table.__module__ == "pulsering_server._table"
 """Whether ``Table`` is the kernel."""
