@@ -7,6 +7,7 @@ settings are kept.
 """
 
 import io
+import random
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,9 @@ nodes:
   - {name: b, address: "127.0.0.2:7400", zone: rack-2}
   - {name: c, address: "127.0.0.3:7400", zone: rack-3}
 """
+
+_PORTS: Final = range(20_000, 32_000)
+"""Below those of outgoing connections, one of which could take a node's port while the node is down."""
 
 
 class DemoConfig(NamedTuple):
@@ -51,11 +55,11 @@ def is_free(host: str, port: int) -> bool:
 
 
 def free_port(host: str) -> int:
-    """Return a port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """Return a port that was free a moment ago; ``OSError`` if none is found."""
+    for port in random.sample(_PORTS, 100):
+        if is_free(host, port):
+            return port
+    raise OSError(f"no free port found on {host}")
 
 
 def demo_config(
