@@ -264,9 +264,11 @@ class Channel:
             await asyncio.sleep(delay)
 
     async def _lost_or_idle(self, connection: Connection, lost: "asyncio.Future[None]") -> None:
-        """Until an extra connection is lost, or has nothing in flight and no crowd has come for a while."""
+        """Until an extra connection is lost, or has nothing in flight and the crowd is gone for a while."""
         loop = self._dialer.loop
-        while not lost.done() and (connection.load or loop.time() - self._crowded_at < EXTRA_IDLE_S):
+        while not lost.done() and (
+            connection.load or self.load > CROWD or loop.time() - self._crowded_at < EXTRA_IDLE_S
+        ):
             await asyncio.wait([lost], timeout=EXTRA_IDLE_S / 4)
 
     def _on_connected(self, connection: Connection, welcome: Welcome) -> None:
