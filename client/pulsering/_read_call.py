@@ -5,8 +5,8 @@ yet proven online; after the present owners come, for one ttl after a topology c
 no more. A leg ends when all of its frames have an outcome or the patience is over, so that what is left goes
 out in few frames. A *hedge*, at most one a call, begins the second leg before the first has ended; then the
 call may end as soon as everybody is proven online. Each answer and each silence leaves a bit of evidence a
-key; ``routing`` turns the byte into a status at the end. Invariant: a key is said offline only if it was put
-to every present owner that could be reached.
+key; ``routing`` turns the byte into a status at the end. Invariant: a key is said offline only if every
+present owner that could be reached was asked and has answered.
 """
 
 from typing import TYPE_CHECKING, Final
@@ -97,14 +97,11 @@ class ReadCall(BatchCall):
         if self._leg < len(self._legs) and not self._view.budget.take():
             self.wake_at = now + self._view.patience
             return []
-        for piece in self._lose_patience():
-            kernel.mark(self.evidence, piece.positions, Evidence.UNREACHABLE)
+        self._lose_patience()
         return self._advance(now)
 
     def expire(self, now: float) -> None:
         self.expired = True
-        for piece in self._pieces.values():
-            kernel.mark(self.evidence, piece.positions, Evidence.UNREACHABLE)
         self._lose_patience()
         self._finish()
 
@@ -185,20 +182,32 @@ class ReadCall(BatchCall):
 
     def _conclude(self, now: float) -> list[Send]:
         self.wake_at = None
+        if self._awaits_more():
+            return []
         undecided, positions = kernel.select(self._keys, self.evidence, _INFORMED)
-        if undecided:
-            if self._pieces:
-                return []  # only a late answer can help, or the deadline
-            if self._may_repeat(undecided, positions):
-                self.wake_at = now + self._repeat_delay()
-                self._repeating = True
-                return []
+        if undecided and self._may_repeat(undecided, positions):
+            self.wake_at = now + self._repeat_delay()
+            self._repeating = True
+            return []
         if self._may_redirect() and _any_moved(self.evidence):
             self._redirected = True
             self.wants_topology = True
             return []
         self._finish()
         return []
+
+    def _awaits_more(self) -> bool:
+        """Whether a late answer may still prove somebody online; else only the deadline ends the wait."""
+        return any(
+            not self.evidence[position] & Evidence.ONLINE
+            for piece in self._pieces.values()
+            for position in piece.positions
+        )
+
+    def _finish(self) -> None:
+        for piece in self._pieces.values():
+            kernel.mark(self.evidence, piece.positions, Evidence.SILENT)
+        super()._finish()
 
     def _may_repeat(self, keys: bytes, positions: "array[int]") -> bool:
         if self._repeats + 1 >= self._view.attempts:
@@ -228,5 +237,5 @@ class ReadCall(BatchCall):
 
 def _any_moved(evidence: bytearray) -> bool:
     """Whether a key of the present question was called moved and not proven online elsewhere."""
-    moved = bytes(bool(bits & Evidence.MOVED and not bits & Evidence.ONLINE) for bits in range(128))
+    moved = bytes(bool(bits & Evidence.MOVED and not bits & Evidence.ONLINE) for bits in range(256))
     return any(moved[bits] for bits in set(evidence))

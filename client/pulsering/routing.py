@@ -27,6 +27,8 @@ class Evidence(IntFlag):
     MOVED = 8
     UNREACHABLE = 16
     OVERLOADED = 32
+    SILENT = 128
+    """Asked on a working connection, and no answer in time: it may know better than those who answered."""
 
 
 def _verdict(evidence: int) -> tuple[Status, Reason]:
@@ -36,6 +38,8 @@ def _verdict(evidence: int) -> tuple[Status, Reason]:
         return Status.UNKNOWN, Reason.MOVED
     if evidence & Evidence.OVERLOADED:
         return Status.UNKNOWN, Reason.OVERLOADED
+    if evidence & Evidence.SILENT:
+        return Status.UNKNOWN, Reason.UNREACHABLE
     if evidence & Evidence.OFFLINE:
         return Status.OFFLINE, Reason.NONE
     if evidence & Evidence.COLD:

@@ -116,6 +116,24 @@ def test_a_silent_owner_loses_its_turn_but_its_late_answer_counts() -> None:
     assert verdict(hand) == [ON]
 
 
+def test_a_slow_owner_is_no_unreachable_one() -> None:
+    """It may hold the heartbeat that the other missed: waited for, then unknown, never offline."""
+    view = View()
+    first, second = owners(view, 1)
+    hand = read(view, 1)
+    hand.wake()
+    hand.state(second, OFFLINE)
+    assert not hand.call.done
+    hand.call.expire(hand.now)
+    assert verdict(hand) == [unknown(Reason.UNREACHABLE)]
+
+    hand = read(view, 1)
+    hand.wake()
+    hand.state(second, OFFLINE)
+    hand.state(first, OFFLINE)
+    assert verdict(hand) == [OFF]
+
+
 def test_going_on_without_a_slow_node_costs_a_token_and_waits_without_one() -> None:
     """Scenario 41: slowness must not double the load."""
     view = View()
@@ -400,8 +418,9 @@ def test_after_a_hedge_the_patience_is_what_it_was() -> None:
     hand.state(second, OFFLINE)
     hand.wake()
     assert hand.now == pytest.approx(100.0 + view.patience)
-    assert verdict(hand) == [OFF]
     assert len(hand.call.take_late()) == 1
+    hand.call.expire(hand.now)
+    assert verdict(hand) == [unknown(Reason.UNREACHABLE)]
 
 
 def test_a_call_hedges_once_and_only_with_a_token_of_the_budget() -> None:

@@ -39,7 +39,7 @@ def test_online_is_believed_from_anyone() -> None:
 
 def test_offline_needs_a_warm_owner_and_no_doubt_from_a_reachable_one() -> None:
     offline = [bits for bits in range(256) if STATUSES[bits] == Status.OFFLINE]
-    known = (1 << len(Evidence)) - 1
+    known = sum(Evidence)
     ignored = Evidence.UNREACHABLE | Evidence.COLD
     assert {bits & known & ~ignored for bits in offline} == {Evidence.OFFLINE}
     assert len({bits & known for bits in offline}) == 4
@@ -55,6 +55,7 @@ def test_offline_needs_a_warm_owner_and_no_doubt_from_a_reachable_one() -> None:
         ((Evidence.MOVED, Evidence.OFFLINE), Reason.MOVED),
         ((Evidence.OVERLOADED, Evidence.OFFLINE), Reason.OVERLOADED),
         ((Evidence.OVERLOADED, Evidence.UNREACHABLE), Reason.OVERLOADED),
+        ((Evidence.SILENT, Evidence.OFFLINE), Reason.UNREACHABLE),
         ((Evidence.COLD, Evidence.MOVED, Evidence.OVERLOADED), Reason.MOVED),
     ],
 )
