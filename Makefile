@@ -15,7 +15,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help prerequisites setup demo test check format coverage clean
+.PHONY: help prerequisites setup demo test check format coverage sanitize clean
 .PHONY: check-lint check-format check-types check-stubs check-imports check-cython
 
 help: ## list these verbs
@@ -44,7 +44,7 @@ demo: setup ## play a day of presence on three local nodes, kill one, judge ever
 	@$(BIN)/pulsering demo $(ARGS)
 
 test: check ## everything: check, then unit, property and end-to-end tests (ARGS='-k word' picks)
-	@$(BIN)/python -m pytest --cov --cov-report=term:skip-covered $(ARGS)
+	@$(BIN)/python -m pytest $(ARGS)
 
 check: check-lint check-format check-types check-stubs check-imports check-cython ## lint, format, types, stubs, direction of imports (make -k check: all, failures or not)
 
@@ -84,6 +84,19 @@ coverage: setup ## line coverage of Python and the Cython kernels, nodes include
 		export PYTHONPATH=$(CURDIR)/$(COPY)/client:$(CURDIR)/$(COPY)/server:$(CURDIR)/$(COPY)/bench && \
 		coverage run -m pytest -p no:cacheprovider $(ARGS) && \
 		coverage combine --quiet && coverage html --quiet && coverage report
+
+SANITIZED := build/sanitize
+sanitize: setup ## the table's tests on a kernel built with ASan and UBSan, invariants on
+	@rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
+	@tar -cf - --exclude='*.so' --exclude='*.c' --exclude=__pycache__ --exclude=./build --exclude=./.venv \
+		--exclude=./.git --exclude='./.*_cache' . | tar -xf - -C $(SANITIZED)
+	@cd $(SANITIZED) && PULSERING_KERNEL=sanitize $(CURDIR)/$(BIN)/python hatch_build.py > build.log 2>&1 \
+		|| { cat build.log >&2; exit 1; }
+	@cd $(SANITIZED) && export ASAN_OPTIONS=detect_leaks=0 && \
+		export PYTHONPATH=$(CURDIR)/$(SANITIZED)/client:$(CURDIR)/$(SANITIZED)/server:$(CURDIR)/$(SANITIZED)/bench && \
+		LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+		$(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider --timeout 900 $(or $(ARGS),tests/unit/test_table.py \
+		tests/property/test_table_twins.py tests/property/test_datapath.py tests/fuzz)
 
 clean: ## remove everything that the other verbs made, .venv included
 	@rm -rf $(VENV) build dist htmlcov .coverage* .hypothesis .benchmarks .mypy_cache .ruff_cache \
