@@ -8,6 +8,7 @@ from typing import Self
 
 from pulsering import messages
 from pulsering.wire import VERSION, Frame, FrameReader, Op, encode_frame
+from pulsering_server.clock import now_ms
 
 PATIENCE_S = 15.0
 """How long any wait may take before the test fails; on a good day all take milliseconds."""
@@ -53,7 +54,7 @@ class RawPeer:
     def request(self, op: int, body: bytes = b"\x90") -> bytes:
         """A request frame with the next id."""
         self._request_id += 1
-        return encode_frame(op, self._request_id, 1_000, body)
+        return encode_frame(op, self._request_id, now_ms(), body)
 
     async def say(self, data: bytes) -> None:
         """Send bytes; a peer that closed meanwhile is no error."""
