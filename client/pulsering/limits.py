@@ -98,6 +98,9 @@ OUTPUT_RESUME_BYTES: Final = 64 << 10
 OUTPUT_TIMEOUT_MS: Final = 10_000
 """A peer whose output stays paused is closed: in half a ttl, one that is alive has read 256 KiB."""
 
+RECEIVE_BYTES: Final = 256 << 10
+"""What one read of a socket takes at most: four full frames. All connections share the one buffer."""
+
 SEND_BUFFER_BYTES: Final = 256 << 10
 """SO_SNDBUF of accepted sockets; the kernel would otherwise hold 4 MB for a peer that never reads."""
 

@@ -117,6 +117,9 @@ class FrameReader:
     def skip(self, size: int) -> None:
         """Take ``size`` pending bytes, whole frames, for read elsewhere."""
         self._offset += size
+        if self._offset == len(self._buffer):  # nothing waits: hold no memory for it
+            self._buffer.clear()
+            self._offset = 0
 
     def peek(self, size: int) -> bytes:
         """Up to ``size`` of the pending bytes, for a helpful word to a peer of another protocol."""

@@ -26,7 +26,7 @@ class DataPath:
 
     def run(
         self,
-        data: bytearray,
+        data: bytearray | memoryview,
         start: int,
         age: FrameAge,
         now_ms: int,

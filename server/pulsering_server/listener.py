@@ -53,8 +53,8 @@ def thread_waits() -> int | None:
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
-class Connection(asyncio.Protocol):
-    """One accepted socket."""
+class Connection(asyncio.BufferedProtocol):
+    """One accepted socket. What it receives lies in a buffer that all share, and is used up at once."""
 
     __slots__ = (
         "_closing_ms",
@@ -95,10 +95,14 @@ class Connection(asyncio.Protocol):
         if listener.admit(self):
             self._session = Session(listener.core, listener.now_ms())
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, _size_hint: int) -> memoryview:
+        """Where the loop puts what it receives next."""
+        return self._listener.received
+
+    def buffer_updated(self, size: int) -> None:
         """Answer what arrived, or keep it for the turn when this peer's output is read again."""
         if self._session is not None and self._closing_ms is None:
-            self._feed(data)
+            self._feed(self._listener.received[:size])
 
     def pause_writing(self) -> None:
         """The peer does not read its replies: stop reading its requests."""
@@ -146,7 +150,7 @@ class Connection(asyncio.Protocol):
 
     # -- turns -----------------------------------------------------------------------------------------------
 
-    def _feed(self, data: bytes) -> None:
+    def _feed(self, data: bytes | memoryview) -> None:
         session = self._session
         assert session is not None
         try:
@@ -290,6 +294,7 @@ class Listener:
         self.core = core
         self.now_ms = now_ms
         self.held_bytes = 0
+        self.received = memoryview(bytearray(limits.RECEIVE_BYTES))
         self._waits = waits
         self._waited: int | None = None
         self._probe_timer: asyncio.TimerHandle | None = None

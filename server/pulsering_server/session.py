@@ -113,9 +113,9 @@ class Session:
             return b""
         now_ms = self._core.observe(now_ms)
         self._core.stats.bytes_received += len(data)
-        self._reader.feed(data)
+        self._work = work_max
         try:
-            frames = self._answer_frames(now_ms, work_max)
+            frames = self._answer_frames(self._join(data), now_ms)
         except FrameError as error:
             self._refuse(error, None, now_ms)
             frames = 1
@@ -124,20 +124,47 @@ class Session:
         self._replies.clear()
         return output
 
-    def _answer_frames(self, now_ms: int, work_max: int) -> int:
-        """Returns how many frames were answered; sets ``backlog``."""
+    def _join(self, data: bytes | bytearray | memoryview) -> memoryview:
+        """Join what arrived to the frame begun before; returns the rest, which need not be copied for it."""
+        reader = self._reader
+        fresh = memoryview(data)
+        if self._age is None or 0 < reader.pending < HEADER_BYTES:
+            size = len(fresh)
+        elif not reader.pending:
+            size = 0
+        else:
+            buffer, start = reader.buffered
+            end = HEADER_BYTES + int.from_bytes(buffer[start + 8 : start + 12], "little")
+            size = end - reader.pending if end > reader.pending else len(fresh)
+        if size:
+            reader.feed(fresh[:size])
+        return fresh[size:]
+
+    def _answer_frames(self, fresh: memoryview, now_ms: int) -> int:
+        """Answer what the reader holds, then ``fresh``: how many frames; sets ``backlog``."""
+        reader = self._reader
         room = self._core.limits.output_pause_bytes
         frames = 0
-        self._work = work_max
         self.backlog = False
         while self._work > 0 and room > 0:
-            if self._age is not None and self._reader.pending >= HEADER_BYTES:
-                fast, replies = self._run_data_path(self._age, now_ms, room)
+            if self._age is not None:
+                begun = reader.pending > 0
+                buffer, start = reader.buffered if begun else (fresh, 0)
+                end, fast, replies = self._run_data_path(self._age, buffer, start, now_ms, room)
+                if begun:
+                    reader.skip(end - start)
+                else:
+                    fresh = fresh[end:]
                 frames += fast
                 room -= len(replies)
                 if self._work <= 0 or room <= 0:
                     break
-            frame = self._reader.next_frame()
+                if begun and fresh and not reader.pending:
+                    continue
+            if fresh:
+                reader.feed(fresh)
+                fresh = fresh[:0]
+            frame = reader.next_frame()
             if frame is None:
                 return frames
             frames += 1
@@ -149,21 +176,23 @@ class Session:
                 return frames
             self._replies.append(reply)
             room -= len(reply)
-        self.backlog = self._reader.pending > 0
+        if fresh:
+            reader.feed(fresh)
+        self.backlog = reader.pending > 0
         return frames
 
-    def _run_data_path(self, age: FrameAge, now_ms: int, output_max: int) -> tuple[int, bytes]:
-        """Let native code answer what it can at the front of the buffer: (frames, their replies)."""
+    def _run_data_path(
+        self, age: FrameAge, buffer: bytearray | memoryview, start: int, now_ms: int, output_max: int
+    ) -> tuple[int, int, bytes]:
+        """Let native code answer what it can from ``start`` on: (where it ended, frames, their replies)."""
         core = self._core
-        buffer, start = self._reader.buffered
         end, frames, work, replies = core.data_path.run(
             buffer, start, age, now_ms, core.topology.epoch, core.warming_ms(now_ms), self._work, output_max
         )
         if frames:
             self._work -= work
-            self._reader.skip(end - start)
             self._replies.append(replies)
-        return frames, replies
+        return end, frames, replies
 
     def _note_time(self, frames: int, now_ms: int) -> None:
         if frames:
