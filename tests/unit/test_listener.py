@@ -2,58 +2,16 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from contextlib import AsyncExitStack
 
 from support.loops import on_each_loop
-from support.node_driver import World, frames_in, pack, refusal
+from support.node_driver import frames_in, pack, refusal
 from support.raw_peer import PATIENCE_S, RawPeer
+from support.served import Served, served
 
 from pulsering import limits, messages
 from pulsering.wire import ErrorCode, Op
-from pulsering_server.listener import Listener
-from pulsering_server.stats import Close, Stats
-
-
-class Served:
-    """A listener, the world it is in, and a way to wait until something is so."""
-
-    def __init__(self, world: World) -> None:
-        self.world = world
-        self.core = world.cores["a"]
-        self.idle = True
-        self._waits = 0
-        self.listener = Listener(self.core, lambda: world.now_ms, self._count_waits)
-
-    def _count_waits(self) -> int:
-        """A thread that waits for work now and then, unless it is not ``idle``."""
-        self._waits += self.idle
-        return self._waits
-
-    @property
-    def stats(self) -> Stats:
-        return self.core.stats
-
-    def peer(self, **options: Any) -> RawPeer:
-        return RawPeer(*self.listener.address, **options)
-
-    async def until(self, true: Callable[[], bool]) -> None:
-        async with asyncio.timeout(PATIENCE_S):
-            while not true():  # noqa: ASYNC110 - the counters are plain ints and wake nobody
-                await asyncio.sleep(0)
-
-
-@asynccontextmanager
-async def served(**limits_of_node: Any) -> AsyncIterator[Served]:
-    node = Served(World(**limits_of_node))
-    await node.listener.open("127.0.0.1", 0)
-    try:
-        yield node
-    finally:
-        async with asyncio.timeout(PATIENCE_S):
-            await node.listener.close()
-        assert node.stats.connections_open == 0
+from pulsering_server.stats import Close
 
 
 @on_each_loop
