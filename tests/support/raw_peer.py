@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -17,7 +18,15 @@ PATIENCE_S = 15.0
 class RawPeer:
     """``async with RawPeer(host, port) as peer``; ``greet`` says HELLO."""
 
-    def __init__(self, host: str, port: int, *, receive_buffer_bytes: int | None = None) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        receive_buffer_bytes: int | None = None,
+        clock_ms: Callable[[], int] = now_ms,
+    ) -> None:
+        self._clock_ms = clock_ms
         self._where = host, port
         self._receive_buffer_bytes = receive_buffer_bytes
         self._frames = FrameReader(1 << 20)
@@ -54,7 +63,7 @@ class RawPeer:
     def request(self, op: int, body: bytes = b"\x90") -> bytes:
         """A request frame with the next id."""
         self._request_id += 1
-        return encode_frame(op, self._request_id, now_ms(), body)
+        return encode_frame(op, self._request_id, self._clock_ms(), body)
 
     async def say(self, data: bytes) -> None:
         """Send bytes; a peer that closed meanwhile is no error."""

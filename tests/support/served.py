@@ -33,8 +33,8 @@ class Served:
         return self.core.stats
 
     def peer(self, **options: Any) -> RawPeer:
-        """A peer on a socket of its own."""
-        return RawPeer(*self.listener.address, **options)
+        """A peer on a socket of its own, with the clock of the world."""
+        return RawPeer(*self.listener.address, clock_ms=lambda: self.world.now_ms, **options)
 
     async def until(self, true: Callable[[], bool]) -> None:
         """Let the loop turn until something is so."""

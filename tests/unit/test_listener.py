@@ -223,12 +223,13 @@ async def test_an_overloaded_node_serves_whoever_is_in_time() -> None:
     """Scenario 55, over TCP: late gets hear when to come again, heartbeats are taken; then all is normal."""
     keys = messages.encode_keys_request(1, 0, pack([1, 2]))
     async with served() as node, node.peer() as peer:
-        await peer.greet()  # its frames all say that they were sent at this moment
+        await peer.greet()
         node.idle = False
         await node.until(lambda: node.core.overload.pressed)
         assert (await peer.ask(Op.GET, keys)).op == Op.GET
+        late = b"".join(peer.request(op, keys) for op in [Op.GET, Op.HEARTBEAT] * 100)
         node.world.advance(2 * limits.GET_AGE_MS_MAX)
-        await peer.say(b"".join(peer.request(op, keys) for op in [Op.GET, Op.HEARTBEAT] * 100))
+        await peer.say(late)
         for _ in range(100):
             error = await peer.error()
             assert (error.code, error.after_ms) == (ErrorCode.BUSY, limits.BUSY_AFTER_MS)
