@@ -64,12 +64,16 @@ class _Home:
         """Begin; ``opened`` tells when the client is open, or why not."""
         self._thread.start()
 
-    def submit(self, call: Callable[[], Coroutine[Any, Any, T]]) -> "Future[T]":
-        """Run a coroutine here; ``ClientClosed`` if nobody would."""
+    def submit(self, call: Callable[[], Coroutine[Any, Any, T]], answer: "Future[T]") -> None:
+        """Run a coroutine here, its outcome in ``answer``; ``ClientClosed`` if nobody would.
+
+        The caller makes ``answer``, so that it can cancel the coroutine whenever it is interrupted, even on
+        the way back from here.
+        """
         with self._lock:  # whoever gets in before the end is ended by it, not forgotten
             if not self._open or self._loop is None:
                 raise ClientClosed("the client is closed")
-            return asyncio.run_coroutine_threadsafe(call(), self._loop)
+            self._loop.call_soon_threadsafe(_start, self._loop, call, answer)
 
     def end(self) -> None:
         """Close the client and end the thread; does not wait for it."""
@@ -118,6 +122,35 @@ class _Home:
         await self.client.aclose()
         while calls := asyncio.all_tasks() - {self._life}:
             await asyncio.wait(calls)
+
+
+def _start(
+    loop: asyncio.AbstractEventLoop, call: Callable[[], Coroutine[Any, Any, T]], answer: "Future[T]"
+) -> None:
+    if answer.cancelled():
+        return
+
+    async def run() -> T:
+        return await call()  # a call that cannot even begin, for wrong arguments, fails as any other
+
+    def pass_on(done: "asyncio.Task[T]") -> None:
+        if done.cancelled():
+            answer.cancel()
+        if not answer.set_running_or_notify_cancel():
+            return
+        error = done.exception()
+        if error is None:
+            answer.set_result(done.result())
+        else:
+            answer.set_exception(error)
+
+    def give_up(ended: "Future[T]") -> None:
+        if ended.cancelled() and not task.done():
+            loop.call_soon_threadsafe(task.cancel)
+
+    task = loop.create_task(run())
+    task.add_done_callback(pass_on)
+    answer.add_done_callback(give_up)
 
 
 _homes: "weakref.WeakSet[_Home]" = weakref.WeakSet()
@@ -286,8 +319,9 @@ class PresenceClient:
             raise ClientClosed("called on the client's own thread, which would wait for itself")
         here = [_taken_here(arg) for arg in args]
         named = {name: _taken_here(arg) for name, arg in kwargs.items()}
-        answer = home.submit(lambda: method(self._client, *here, **named))
+        answer: Future[T] = Future()
         try:
+            home.submit(lambda: method(self._client, *here, **named), answer)
             return answer.result()
         except CancelledError:
             raise ClientClosed("the client was closed while the call was under way") from None

@@ -10,16 +10,18 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import warnings
 from array import array
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from support.fake_node import FakeCluster
 
 import pulsering
-from pulsering import ClientClosed, ConfigError, NoNodeReachable, Status, UnknownPresence, sync
+from pulsering import CallTimeout, ClientClosed, ConfigError, NoNodeReachable, Status, UnknownPresence, sync
 from pulsering.testing import MemoryCluster
 from pulsering.wire import Op
 
@@ -34,8 +36,10 @@ def running(cluster: FakeCluster) -> Iterator[FakeCluster]:
     thread.start()
     try:
         asyncio.run_coroutine_threadsafe(cluster.__aenter__(), loop).result()
-        yield cluster
-        asyncio.run_coroutine_threadsafe(cluster.__aexit__(None, None, None), loop).result()
+        try:
+            yield cluster
+        finally:
+            asyncio.run_coroutine_threadsafe(cluster.__aexit__(None, None, None), loop).result()
     finally:
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
@@ -236,6 +240,37 @@ def test_an_interrupted_call_is_given_up_and_the_client_goes_on() -> None:
         until(lambda: presence.stats()["calls_running"] == 0)
 
 
+def test_an_interrupt_on_any_line_of_a_call_leaves_nothing_running() -> None:
+    seen: set[int] = set()
+
+    def interrupt_once(frame: types.FrameType, event: str, arg: object) -> Any:
+        """Raise on the first line not yet tried, as a signal handler may on any; not after the outcome."""
+        if frame.f_code.co_filename != sync.__file__ or frame.f_code.co_name not in ("_wait_for", "submit"):
+            return None
+        if event == "exception":
+            sys.settrace(None)
+        elif event == "line" and frame.f_lineno not in seen:
+            seen.add(frame.f_lineno)
+            raise KeyboardInterrupt
+        return interrupt_once
+
+    with (
+        running(FakeCluster("a", 1)) as cluster,
+        sync.PresenceClient.from_url(cluster.url, timeout=None) as presence,
+    ):
+        cluster["a"].holding = True
+        before, tried = sys.gettrace(), -1
+        while len(seen) > tried:
+            tried = len(seen)
+            sys.settrace(interrupt_once)
+            with contextlib.suppress(KeyboardInterrupt, CallTimeout):
+                presence.get_many([1], timeout=1)
+            sys.settrace(before)
+        until(lambda: presence.stats()["calls_running"] == 0)
+        assert tried > 10
+        assert presence.stats()["timeouts"] == 1  # the last, which nobody interrupted
+
+
 def test_a_call_on_the_own_thread_is_an_error_and_not_a_deadlock() -> None:
     presence = sync.PresenceClient.from_url("memory://").__enter__()
     home = presence._home
@@ -246,7 +281,9 @@ def test_a_call_on_the_own_thread_is_an_error_and_not_a_deadlock() -> None:
             presence.heartbeat(1)
         presence.close()  # as a finalizer may, which runs on any thread
 
-    home.submit(there).result(timeout=15)
+    answer: Future[None] = Future()
+    home.submit(there, answer)
+    answer.result(timeout=15)
     presence.close()
     assert not home._thread.is_alive()
 
