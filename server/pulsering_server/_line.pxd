@@ -252,3 +252,66 @@ cdef inline bint settle(
         there = before
         j -= 1
     return True
+
+
+cdef inline void fill_c(
+    uint8_t* line, int c, int w, const uint64_t* rests, const uint8_t* codes, int number,
+) noexcept nogil:
+    cdef uint64_t bits = 0, high
+    cdef uint8_t* at = line + 2 * c
+    cdef int have = 0, i
+    memset(line, 0, LINE)
+    for i in range(number):
+        line[i] = <uint8_t>rests[i]
+        line[c + i] = codes[i]
+        high = rests[i] >> 8
+        bits |= high << have
+        have += w
+        if have >= 64:
+            store64(at, bits)
+            at += 8
+            have -= 64
+            bits = high >> (w - have)
+    while have > 0:
+        at[0] = <uint8_t>bits
+        at += 1
+        bits >>= 8
+        have -= 8
+
+
+cdef inline void fill(
+    uint8_t* line, int kind, const uint64_t* rests, const uint8_t* codes, int number,
+) noexcept nogil:
+    """Write a whole line of ``number`` natives; what it held before is gone."""
+    if kind == 3:
+        fill_c(line, 11, 30, rests, codes, number)
+    elif kind == 2:
+        fill_c(line, 10, 34, rests, codes, number)
+    elif kind == 1:
+        fill_c(line, 9, 40, rests, codes, number)
+    else:
+        fill_c(line, 6, 56, rests, codes, number)
+
+
+cdef inline int take_c(
+    const uint8_t* line, int c, int w, int first, int last, uint64_t* rests, uint8_t* codes,
+) noexcept nogil:
+    cdef int i, taken = 0
+    for i in range(first, last):
+        rests[taken] = field_c(line, c, w, i) << 8 | line[i]
+        codes[taken] = line[c + i]
+        taken += line[c + i] != 0
+    return taken
+
+
+cdef inline int take(
+    const uint8_t* line, int kind, int first, int last, uint64_t* rests, uint8_t* codes,
+) noexcept nogil:
+    """Read the entries of the slots ``first..last-1``; returns how many there are."""
+    if kind == 3:
+        return take_c(line, 11, 30, first, last, rests, codes)
+    if kind == 2:
+        return take_c(line, 10, 34, first, last, rests, codes)
+    if kind == 1:
+        return take_c(line, 9, 40, first, last, rests, codes)
+    return take_c(line, 6, 56, first, last, rests, codes)

@@ -26,7 +26,15 @@ cdef struct Geometry:
 cdef struct Place:
     uint8_t* line
     uint64_t rest
+    uint64_t mixed
     int kind
+
+cdef struct Filling:
+    # A line of the new order on its way: first the natives, then those that will have to be guests.
+    int number
+    bint far           # some of its keys stay in the annex or the ledger
+    uint64_t[48] rests
+    uint8_t[48] codes
 
 cdef struct Grouping:
     int64_t first      # deadline tick from which it counts
@@ -110,16 +118,18 @@ cdef class Table:
     cdef RawTally _tallied(self, const uint64_t* tally) noexcept nogil
     cdef bint _may_grow(self) noexcept nogil
     cdef uint64_t _memory(self) noexcept nogil
-    cdef Place _place(self, uint64_t mixed) noexcept nogil
-    cdef bint _insert(self, Place place, uint64_t mixed, uint8_t code, int rank, bint may_grow) noexcept nogil
+    cdef void _recount(self, uint64_t slot, uint8_t old, uint8_t code) noexcept nogil
+    cdef void _place(self, uint64_t mixed, Place* place) noexcept nogil
+    cdef void _fetch(self, const uint8_t* keys, size_t first, size_t last, Place* places) noexcept nogil
+    cdef bint _insert(self, const Place* place, uint8_t code, int rank, bint may_grow) noexcept nogil
     cdef int _beat(
-        self, Place place, uint64_t mixed, uint64_t slot, uint8_t code, int rank, int64_t said) noexcept nogil
+        self, const Place* place, uint64_t slot, uint8_t code, int rank, int64_t said) noexcept nogil
     cdef int _beat_far(
-        self, Place place, uint64_t mixed, uint64_t slot, uint8_t code, int rank, int64_t said) noexcept nogil
+        self, const Place* place, uint64_t slot, uint8_t code, int rank, int64_t said) noexcept nogil
     cdef int _leave_one(
-        self, Place place, uint64_t mixed, uint64_t slot, int64_t said, int64_t grace) noexcept nogil
+        self, const Place* place, uint64_t slot, int64_t said, int64_t grace) noexcept nogil
     cdef int _rank_far(self, uint64_t mixed, int64_t* beat) noexcept nogil
-    cdef int _rank_of(self, Place place, uint64_t mixed, int64_t* beat) noexcept nogil
+    cdef int _rank_of(self, const Place* place, int64_t* beat) noexcept nogil
     cdef void _resize(self) noexcept nogil
     cdef void _begin(self, uint64_t lines) noexcept nogil
     cdef void _finish(self) noexcept nogil
@@ -128,11 +138,13 @@ cdef class Table:
     cdef uint64_t _sweep(self, uint64_t budget) noexcept nogil
     cdef bint _block_still_empty(self, uint64_t start, uint64_t end) noexcept nogil
     cdef int _debug(self) except -1
-    cdef void _fetch(self, const uint8_t* key) noexcept nogil
-    cdef int _reach(self, Place place, uint64_t mixed) noexcept nogil
+    cdef int _reach(self, const Place* place) noexcept nogil
     cdef bint _sweep_line(self, uint64_t at) noexcept nogil
-    cdef bint _pull(self, uint64_t low, uint64_t high) noexcept nogil
-    cdef bint _settle(self, Place place, uint64_t mixed, uint8_t code) noexcept nogil
+    cdef bint _pull(self, uint64_t low, uint64_t high, Filling* fillings) noexcept nogil
+    cdef void _grow(self, uint64_t stop) noexcept nogil
+    cdef bint _fill_in(self, Filling* fillings, uint64_t mixed, uint8_t code, int room) noexcept nogil
+    cdef void _write_line(self, uint64_t at, Filling* filling, bint fresh) noexcept nogil
+    cdef bint _settle(self, const Place* place, uint8_t code) noexcept nogil
     cdef void _sweep_cell(self, Cells* cells, uint32_t* hand, bint ledger) noexcept nogil
     cdef void _choose_block(self) noexcept nogil
     cdef void _reset_blocks(self, int64_t tick) noexcept nogil

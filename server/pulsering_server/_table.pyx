@@ -23,8 +23,8 @@ from pulsering_server._cells cimport (
     cells_first, cells_open, cells_remove, keys_in, madvise, munmap, payload_in, reserved,
 )
 from pulsering_server._line cimport (
-    ANNEX, GUESTS, LINE, META, NEXT, capacity, drop, drop_guest, empty_native, fetch, find, guests, load64,
-    rest_at, set_guests, settle, wide,
+    ANNEX, GUESTS, LINE, META, NEXT, capacity, drop, drop_guest, empty_native, fetch, fill, find, guests,
+    load64, rest_at, set_guests, settle, take, wide,
 )
 
 import os as _os
@@ -50,7 +50,8 @@ cdef enum:
     SLOT_SHIFT = 50
     NOT_OWNED = 0xFFFF
     RING = 255
-    AHEAD = 32  # how many keys before its turn a key's line is fetched
+    AHEAD = 32  # how many keys before its turn a key's lines are fetched; a power of 2
+    FETCH_LINES = 16  # how many lines ahead a pass over lines fetches
     REACH = 8  # lines that may hand an entry on before it goes to the annex
     BLOCK_LINES = 32768  # 2 MiB, the unit of sweeping and of giving back
     LINES_START = 1024
@@ -131,7 +132,8 @@ cdef inline uint64_t full_percent(uint64_t lines) noexcept nogil:
 
 
 cdef inline uint64_t growth_of(uint64_t lines) noexcept nogil:
-    return lines >> 1 if lines < 1 << 19 else lines // 9
+    """How many lines to add; at most 9 bytes a user right after, from 10^7 users on."""
+    return lines >> 1 if lines < 1 << 19 else lines // 9 if lines < 1 << 22 else lines >> 2
 
 
 cdef int buffer_of(object value, Py_buffer* view, str name) except -1:
@@ -253,14 +255,23 @@ cdef class Table:
         self._counters[code * self._groups_room + group] += 1
         self._totals[group] += 1
         self._online += 1
-        if self._tick + self._rank[code] > self._newest:
-            self._newest = self._tick + self._rank[code]
 
     cdef void _count_out(self, uint64_t slot, uint8_t code) noexcept nogil:
         cdef uint16_t group = self._groups_of[code][slot]
         self._counters[code * self._groups_room + group] -= 1
         self._totals[group] -= 1
         self._online -= 1
+
+    cdef void _recount(self, uint64_t slot, uint8_t old, uint8_t code) noexcept nogil:
+        cdef const uint16_t* groups = self._groups_of[code]
+        cdef uint16_t group
+        if self._groups_of[old] != groups:
+            self._count_out(slot, old)
+            self._count_in(slot, code)
+            return
+        group = groups[slot]
+        self._counters[old * self._groups_room + group] -= 1
+        self._counters[code * self._groups_room + group] += 1
 
     cdef void raw_advance(self, int64_t now_ms) noexcept nogil:
         cdef int64_t tick, step, k
@@ -401,8 +412,7 @@ cdef class Table:
 
     # --- finding and placing ---
 
-    cdef Place _place(self, uint64_t mixed) noexcept nogil:
-        cdef Place place
+    cdef void _place(self, uint64_t mixed, Place* place) noexcept nogil:
         cdef const Geometry* g = &self._old
         cdef wide product = <wide>mixed * g.lines
         cdef uint64_t line = <uint64_t>(product >> 64)
@@ -412,20 +422,26 @@ cdef class Table:
             line = <uint64_t>(product >> 64)
         place.line = self._base + line * LINE
         place.rest = <uint64_t>product >> g.shift
+        place.mixed = mixed
         place.kind = g.kind
-        return place
 
-    cdef void _fetch(self, const uint8_t* key) noexcept nogil:
-        """Have a key's home line, and the next where a fifth of all users are guests, brought into the
-        cache."""
-        cdef Place place = self._place(mixed_of(load64(key)))
-        fetch(place.line)
-        fetch(place.line + LINE)
+    cdef void _fetch(self, const uint8_t* keys, size_t first, size_t last, Place* places) noexcept nogil:
+        """Place keys ``first..last-1`` and have their lines brought into the cache, ``places`` being a ring.
 
-    cdef int _reach(self, Place place, uint64_t mixed) noexcept nogil:
+        The next line too: a fifth of all users are guests.
+        """
+        cdef size_t i
+        cdef Place* place
+        for i in range(first, last):
+            place = &places[i % AHEAD]
+            self._place(mixed_of(load64(keys + 8 * i)), place)
+            fetch(place.line)
+            fetch(place.line + LINE)
+
+    cdef int _reach(self, const Place* place) noexcept nogil:
         """How many lines after a home may take its guests: up to the end of its order, REACH at most."""
         cdef uint64_t line = (place.line - self._base) // LINE, end = self._old.lines
-        cdef bint below = home_of(&self._old, mixed) < self._frontier
+        cdef bint below = home_of(&self._old, place.mixed) < self._frontier
         cdef bint old = self._phase == IDLE or below == (self._phase == GROWING)
         if self._phase == GROWING:
             end = self._frontier if old else self._new.lines
@@ -445,27 +461,25 @@ cdef class Table:
         cdef uint64_t step = 2048 + (<uint64_t>4 << self._annex.depth) + (<uint64_t>4 << self._ledger.depth)
         return not self._memory_max or self._memory() + step <= self._memory_max
 
-    cdef bint _settle(self, Place place, uint64_t mixed, uint8_t code) noexcept nogil:
+    cdef bint _settle(self, const Place* place, uint8_t code) noexcept nogil:
         """Put a key that is in no line into its home or, by guests, beside it; False if there is no room."""
         cdef int freed = 0, reach
         cdef bint done
         # Nothing can have expired unswept while no more is held than is online.
         cdef bint clean = self._held + self._annex.count + self._ledger.count <= self._online
-        reach = 0 if empty_native(place.line, place.kind) >= 0 else self._reach(place, mixed)
+        reach = 0 if empty_native(place.line, place.kind) >= 0 else self._reach(place)
         done = settle(
             place.line, place.kind, place.rest, code, NULL if clean else self._rank, reach, &freed)
         self._held += done - freed
         return done
 
-    cdef bint _insert(
-        self, Place place, uint64_t mixed, uint8_t code, int rank, bint may_grow,
-    ) noexcept nogil:
+    cdef bint _insert(self, const Place* place, uint8_t code, int rank, bint may_grow) noexcept nogil:
         """Give a key that is nowhere a place: its line, the next, the annex. False if there is no memory."""
         cdef uint32_t deadline
         cdef uint8_t* payload
-        if self._settle(place, mixed, code):
+        if self._settle(place, code):
             return True
-        payload = cells_add(&self._annex, mixed, may_grow)
+        payload = cells_add(&self._annex, place.mixed, may_grow)
         if payload == NULL:
             return False
         deadline = <uint32_t>(self._tick + rank)
@@ -476,7 +490,7 @@ cdef class Table:
     # --- heartbeats ---
 
     cdef int _beat(
-        self, Place place, uint64_t mixed, uint64_t slot, uint8_t code, int rank, int64_t said,
+        self, const Place* place, uint64_t slot, uint8_t code, int rank, int64_t said,
     ) noexcept nogil:
         cdef uint8_t* line = place.line
         cdef int c = capacity(place.kind)
@@ -492,8 +506,7 @@ cdef class Table:
             if before:
                 if before < rank:
                     line[c + i] = code
-                    self._count_out(slot, old)
-                    self._count_in(slot, code)
+                    self._recount(slot, old, code)
                 return ACCEPTED
             if self._users_max and self._online >= self._users_max:
                 return REFUSED
@@ -501,17 +514,17 @@ cdef class Table:
             self._count_in(slot, code)
             return ACCEPTED
         if place.line[META] & ANNEX:
-            return self._beat_far(place, mixed, slot, code, rank, said)
+            return self._beat_far(place, slot, code, rank, said)
         if self._users_max and self._online >= self._users_max:
             return REFUSED
-        if not self._insert(place, mixed, code, rank, self._may_grow()):
+        if not self._insert(place, code, rank, self._may_grow()):
             return REFUSED
         self._count_in(slot, code)
         self._pay += PAY
         return ACCEPTED
 
     cdef int _beat_far(
-        self, Place place, uint64_t mixed, uint64_t slot, uint8_t code, int rank, int64_t said,
+        self, const Place* place, uint64_t slot, uint8_t code, int rank, int64_t said,
     ) noexcept nogil:
         """A heartbeat of a key that is in no line, though the annex or the ledger may have it."""
         cdef Hit leave, hit
@@ -521,7 +534,7 @@ cdef class Table:
         hit.cell = NULL
         leave.cell = NULL
         if self._ledger.count:
-            leave = cells_find(&self._ledger, mixed)
+            leave = cells_find(&self._ledger, place.mixed)
         if leave.cell != NULL:
             memcpy(&left, payload_in(&self._ledger, leave.cell, leave.i), 8)
             if self._tick_of(left) + self._ticks + 1 > self._tick:
@@ -530,7 +543,7 @@ cdef class Table:
                 memcpy(&deadline, payload_in(&self._ledger, leave.cell, leave.i) + 8, 4)
                 before = max(<int32_t>(deadline - <uint32_t>self._tick), 0)
         else:
-            hit = cells_find(&self._annex, mixed)
+            hit = cells_find(&self._annex, place.mixed)
             if hit.cell != NULL:
                 memcpy(&deadline, payload_in(&self._annex, hit.cell, hit.i), 4)
                 before = max(<int32_t>(deadline - <uint32_t>self._tick), 0)
@@ -543,7 +556,7 @@ cdef class Table:
             memcpy(payload_in(&self._annex, hit.cell, hit.i), &deadline, 4)
         else:
             # The new place comes first, so that a refusal forgets nothing.
-            if not self._insert(place, mixed, code, rank, self._may_grow()):
+            if not self._insert(place, code, rank, self._may_grow()):
                 return REFUSED
             self._pay += PAY
             if leave.cell != NULL:
@@ -561,24 +574,24 @@ cdef class Table:
         cdef bint stale = deadline <= self._tick
         cdef int rank = 0 if stale else <int>(deadline - self._tick)
         cdef uint8_t code = self._code(rank)
+        cdef Place[AHEAD] places
         cdef size_t i
-        cdef uint64_t key, mixed
+        cdef uint64_t slot
         memset(tally, 0, sizeof(tally))
-        for i in range(min(n, <size_t>AHEAD)):
-            self._fetch(keys + 8 * i)
+        self._newest = max(self._newest, deadline)
+        self._fetch(keys, 0, min(n, <size_t>AHEAD), places)
         for i in range(n):
-            if i + AHEAD < n:
-                self._fetch(keys + 8 * (i + AHEAD))
-            key = load64(keys + 8 * i)
-            if owned[key >> SLOT_SHIFT] == NOT_OWNED:
+            slot = load64(keys + 8 * i) >> SLOT_SHIFT
+            if owned[slot] == NOT_OWNED:
                 tally[ELSEWHERE] += 1
             elif stale:
                 tally[STALE] += 1
             else:
-                mixed = mixed_of(key)
-                tally[self._beat(self._place(mixed), mixed, key >> SLOT_SHIFT, code, rank, said)] += 1
-                if self._pay >= PAY_LINES:
-                    self._resize()
+                tally[self._beat(&places[i % AHEAD], slot, code, rank, said)] += 1
+            self._fetch(keys, i + AHEAD, min(n, i + AHEAD + 1), places)
+            if self._pay >= PAY_LINES:
+                self._resize()
+                self._fetch(keys, i + 1, min(n, i + 1 + AHEAD), places)  # they may have moved
         if self._pay:
             self._resize()
         return self._tallied(tally)
@@ -610,7 +623,7 @@ cdef class Table:
     # --- leaves ---
 
     cdef int _leave_one(
-        self, Place place, uint64_t mixed, uint64_t slot, int64_t said, int64_t grace,
+        self, const Place* place, uint64_t slot, int64_t said, int64_t grace,
     ) noexcept nogil:
         cdef uint8_t* line = place.line
         cdef int c = capacity(place.kind)
@@ -628,7 +641,7 @@ cdef class Table:
         if i >= 0:
             before = self._rank[line[c + i]]
         elif place.line[META] & ANNEX:
-            known = cells_find(&self._ledger, mixed)
+            known = cells_find(&self._ledger, place.mixed)
             if known.cell != NULL:
                 payload = payload_in(&self._ledger, known.cell, known.i)
                 memcpy(&left, payload, 8)
@@ -638,7 +651,7 @@ cdef class Table:
                 memcpy(&word, payload + 12, 4)
                 beat = self._tick + <int32_t>(word - <uint32_t>self._tick)
             else:
-                hit = cells_find(&self._annex, mixed)
+                hit = cells_find(&self._annex, place.mixed)
                 if hit.cell != NULL:
                     memcpy(&word, payload_in(&self._annex, hit.cell, hit.i), 4)
                     before = max(<int32_t>(word - <uint32_t>self._tick), 0)
@@ -651,7 +664,7 @@ cdef class Table:
                 after = <int>max(self._tick_of(said + grace) + 1 - self._tick, <int64_t>0)
                 after = min(before, after)
         if known.cell == NULL:
-            payload = cells_add(&self._ledger, mixed, self._may_grow())
+            payload = cells_add(&self._ledger, place.mixed, self._may_grow())
             if payload == NULL:
                 return REFUSED
             left = said
@@ -682,20 +695,20 @@ cdef class Table:
         cdef int64_t said = self._now - age_ms
         cdef int64_t grace = min(grace_ms, 2 * self._ttl)  # longer shortens nothing, and cannot overflow
         cdef const uint16_t* owned = self._groupings[self._groupings_used - 1].groups
-        cdef uint64_t key, mixed
+        cdef Place[AHEAD] places
         cdef size_t i
+        cdef uint64_t slot
         memset(tally, 0, sizeof(tally))
+        self._fetch(keys, 0, min(n, <size_t>AHEAD), places)
         for i in range(n):
-            if i + AHEAD < n:
-                self._fetch(keys + 8 * (i + AHEAD))
-            key = load64(keys + 8 * i)
-            if owned[key >> SLOT_SHIFT] == NOT_OWNED:
+            slot = load64(keys + 8 * i) >> SLOT_SHIFT
+            if owned[slot] == NOT_OWNED:
                 tally[ELSEWHERE] += 1
             elif age_ms >= self._ttl:
                 tally[STALE] += 1
             else:
-                mixed = mixed_of(key)
-                tally[self._leave_one(self._place(mixed), mixed, key >> SLOT_SHIFT, said, grace)] += 1
+                tally[self._leave_one(&places[i % AHEAD], slot, said, grace)] += 1
+            self._fetch(keys, i + AHEAD, min(n, i + AHEAD + 1), places)
         return self._tallied(tally)
 
     def leave(self, keys, now_ms, age_ms=0, grace_ms=0):
@@ -737,7 +750,7 @@ cdef class Table:
         beat[0] = self._tick + rank - self._ticks - 1
         return rank
 
-    cdef int _rank_of(self, Place place, uint64_t mixed, int64_t* beat) noexcept nogil:
+    cdef int _rank_of(self, const Place* place, int64_t* beat) noexcept nogil:
         """Ticks until the key's deadline, 0 if it is not online; ``beat`` its last heartbeat's tick if it
         is."""
         cdef const uint8_t* line = place.line
@@ -749,39 +762,36 @@ cdef class Table:
             if line[META] & NEXT:
                 i = find(line + LINE, place.kind, place.rest, c - guests(line + LINE), c)
             if i < 0:
-                return self._rank_far(mixed, beat) if line[META] & ANNEX else 0
+                return self._rank_far(place.mixed, beat) if line[META] & ANNEX else 0
             line += LINE
         rank = self._rank[line[c + i]]
         beat[0] = self._tick + rank - self._ticks - 1
         return rank
 
     cdef void raw_get(self, const uint8_t* keys, size_t n, uint8_t* states) noexcept nogil:
+        cdef Place[AHEAD] places
         cdef size_t i
-        cdef uint64_t key, mixed
         cdef int64_t beat = 0
         cdef uint8_t state
         memset(states, 0, (n + 3) // 4)
-        for i in range(min(n, <size_t>AHEAD)):
-            self._fetch(keys + 8 * i)
+        self._fetch(keys, 0, min(n, <size_t>AHEAD), places)
         for i in range(n):
-            if i + AHEAD < n:
-                self._fetch(keys + 8 * (i + AHEAD))
-            key = load64(keys + 8 * i)
-            mixed = mixed_of(key)
-            state = 1 if self._rank_of(self._place(mixed), mixed, &beat) else self._absent[key >> SLOT_SHIFT]
+            state = 1
+            if not self._rank_of(&places[i % AHEAD], &beat):
+                state = self._absent[load64(keys + 8 * i) >> SLOT_SHIFT]
             states[i >> 2] |= <uint8_t>(state << (2 * (i & 3)))
+            self._fetch(keys, i + AHEAD, min(n, i + AHEAD + 1), places)
 
     cdef void raw_ages(self, const uint8_t* keys, size_t n, uint8_t* ages) noexcept nogil:
+        cdef Place[AHEAD] places
         cdef size_t i
         cdef int64_t beat = 0
-        cdef uint64_t mixed
+        cdef bint online
+        self._fetch(keys, 0, min(n, <size_t>AHEAD), places)
         for i in range(n):
-            if i + AHEAD < n:
-                self._fetch(keys + 8 * (i + AHEAD))
-            mixed = mixed_of(load64(keys + 8 * i))
-            ages[i] = 255
-            if self._rank_of(self._place(mixed), mixed, &beat):
-                ages[i] = <uint8_t>(self._tick - beat)
+            online = self._rank_of(&places[i % AHEAD], &beat)
+            ages[i] = <uint8_t>(self._tick - beat) if online else 255
+            self._fetch(keys, i + AHEAD, min(n, i + AHEAD + 1), places)
 
     def get(self, keys, now_ms):
         """State of each key, 2 bits a key, 4 keys a byte, least significant bits first; unused bits are 0."""
@@ -841,7 +851,7 @@ cdef class Table:
 
     cdef uint64_t _migrate(self, uint64_t budget) noexcept nogil:
         """Move up to about ``budget`` home lines; returns how many."""
-        cdef uint64_t n = self._old.lines, done = 0
+        cdef uint64_t n = self._old.lines, done = 0, to
         cdef uint64_t edge = min(
             n, 2 * n // (self._new.lines - n if self._phase == GROWING else n - self._new.lines) + REACH + 4)
         while self._phase and done < budget:
@@ -850,8 +860,9 @@ cdef class Table:
                     done += self._frontier
                     self._migrate_homes(0, self._frontier)
                 else:
-                    done += 1
-                    self._migrate_homes(self._frontier - 1, self._frontier)
+                    to = self._frontier - min(budget - done, self._frontier - edge)
+                    done += self._frontier - to
+                    self._grow(to)
                 if self._frontier == 0:
                     self._finish()
             else:
@@ -864,6 +875,82 @@ cdef class Table:
                 if self._frontier == n:
                     self._finish()
         return done
+
+    cdef void _grow(self, uint64_t stop) noexcept nogil:
+        """Migrate the homes from the frontier down to ``stop``: read line by line, place, write line by line.
+
+        New lines lie ahead of what is read. A home's users go to at most four of them; those behind the first
+        get nobody any more and are written. Only the first to be written may have been written to before.
+        """
+        cdef Filling[4] fillings
+        cdef uint64_t[24] rests
+        cdef uint8_t[24] codes
+        cdef const Geometry* old = &self._old
+        cdef uint64_t at = self._frontier, low, last = first_of(old, at) - 1, to = home_of(&self._new, last)
+        cdef uint64_t touched = to
+        cdef int kind = old.kind, c = capacity(kind), number, i
+        cdef uint8_t* line
+        for i in range(4):
+            fillings[i].number = 0
+            fillings[i].far = False
+        while at > stop:
+            at -= 1
+            low = first_of(old, at)
+            line = self._base + at * LINE
+            fetch(line - FETCH_LINES * LINE)
+            number = take(line, kind, 0, c - guests(line), rests, codes)
+            if line[META] & NEXT:
+                i = c - guests(line + LINE)
+                number += take(line + LINE, kind, i, c, rests + number, codes + number)
+            self._held -= number
+            for i in range(number):
+                if self._rank[codes[i]]:
+                    self._fill_in(fillings, mixed_at(old, low, rests[i]), codes[i], 48)
+            if line[META] & ANNEX and not self._pull(low, last, fillings):
+                for i in range(<int>(home_of(&self._new, last) - home_of(&self._new, low)) + 1):
+                    fillings[(home_of(&self._new, low) + i) & 3].far = True
+            # What is left here are guests of the home before.
+            memset(line, 0, c - guests(line))
+            memset(line + c, 0, c - guests(line))
+            line[META] &= GUESTS
+            memset(line + LINE, 0, LINE)
+            self._frontier = at
+            last = low - 1
+            while to > home_of(&self._new, low):
+                self._write_line(to, &fillings[to & 3], to != touched)
+                to -= 1
+        self._write_line(to, &fillings[to & 3], to != touched)
+
+    cdef bint _fill_in(self, Filling* fillings, uint64_t mixed, uint8_t code, int room) noexcept nogil:
+        """Add a user to the new line it belongs to; False if more than ``room`` would be in it."""
+        cdef wide product = <wide>mixed * self._new.lines
+        cdef Filling* filling = &fillings[<uint64_t>(product >> 64) & 3]
+        if filling.number >= room:
+            return False
+        filling.rests[filling.number] = <uint64_t>product >> self._new.shift
+        filling.codes[filling.number] = code
+        filling.number += 1
+        return True
+
+    cdef void _write_line(self, uint64_t at, Filling* filling, bint fresh) noexcept nogil:
+        """Write a line of the new order, ``fresh`` if it holds nobody yet; what does not fit finds a place."""
+        cdef uint8_t* line = self._base + at * LINE
+        cdef int i = 0
+        cdef uint8_t code
+        cdef Place place
+        if fresh:
+            i = min(filling.number, capacity(self._new.kind))
+            fill(line, self._new.kind, filling.rests, filling.codes, i)
+            self._held += i
+        if filling.far:
+            line[META] |= ANNEX
+        while i < filling.number:
+            code = filling.codes[i]
+            self._place(mixed_at(&self._new, first_of(&self._new, at), filling.rests[i]), &place)
+            self._insert(&place, code, self._rank[code], True)
+            i += 1
+        filling.number = 0
+        filling.far = False
 
     cdef void _migrate_homes(self, uint64_t first, uint64_t last) noexcept nogil:
         """Take the entries of home lines ``first..last-1`` out of the old order and place them in the new.
@@ -884,6 +971,7 @@ cdef class Table:
         cdef uint8_t* line
         cdef uint8_t* beside
         cdef uint8_t code
+        cdef Place place
         if last - first > 1:
             mixed = <uint64_t*>malloc((last - first + 1) * c * 8)
             codes = <uint8_t*>malloc((last - first + 1) * c)
@@ -919,12 +1007,13 @@ cdef class Table:
             memset(self._base + first * LINE, 0, (last - first) * LINE)
             self._frontier = last
         for k in range(taken):
-            self._insert(self._place(mixed[k]), mixed[k], codes[k], self._rank[codes[k]], True)
+            self._place(mixed[k], &place)
+            self._insert(&place, codes[k], self._rank[codes[k]], True)
         for at in range(first, last):
             if far[at - first]:
                 low = first_of(&self._old, at)
                 stop = first_of(&self._old, at + 1) - 1
-                if not self._pull(low, stop):
+                if not self._pull(low, stop, NULL):
                     target = home_of(&self._new, low)
                     while target <= home_of(&self._new, stop):
                         self._base[target * LINE + META] |= ANNEX
@@ -994,7 +1083,7 @@ cdef class Table:
                 self._block_began = self._hand
                 self._block_empty = True
             while self._block_line < end and done < budget:
-                fetch(self._base + (self._block_line + 12) * LINE)
+                fetch(self._base + (self._block_line + FETCH_LINES) * LINE)
                 if not self._sweep_line(self._block_line):
                     self._block_empty = False
                 self._block_line += 1
@@ -1044,17 +1133,20 @@ cdef class Table:
                     if i < c - guests(line):
                         break
             if line[META] & ANNEX and live < c:
-                if self._pull(first_of(&self._old, at), first_of(&self._old, at + 1) - 1):
+                if self._pull(first_of(&self._old, at), first_of(&self._old, at + 1) - 1, NULL):
                     line[META] &= ~ANNEX & 255
         return not live and not line[META]
 
-    cdef bint _pull(self, uint64_t low, uint64_t high) noexcept nogil:
-        """Take the keys ``low..high`` back from the annex into lines; True if neither store has any left."""
-        cdef uint64_t mixed
+    cdef bint _pull(self, uint64_t low, uint64_t high, Filling* fillings) noexcept nogil:
+        """Take the keys ``low..high`` back from the annex into lines, or into the natives of ``fillings``; True
+        if neither store has any left."""
+        cdef Place place
         cdef Hit hit
         cdef uint32_t deadline
+        cdef uint64_t mixed
         cdef int rank
         cdef int64_t left
+        cdef bint settled
         while self._annex.count:
             hit = cells_first(&self._annex, low, high)
             if hit.cell == NULL:
@@ -1063,7 +1155,12 @@ cdef class Table:
             rank = <int32_t>(deadline - <uint32_t>self._tick)
             if rank > 0:
                 mixed = keys_in(hit.cell)[hit.i]
-                if not self._settle(self._place(mixed), mixed, self._code(rank)):
+                if fillings != NULL:
+                    settled = self._fill_in(fillings, mixed, self._code(rank), 48)
+                else:
+                    self._place(mixed, &place)
+                    settled = self._settle(&place, self._code(rank))
+                if not settled:
                     return False
             cells_remove(&self._annex, hit)
         while self._ledger.count:
@@ -1207,6 +1304,7 @@ cdef class Table:
         cdef int i, c, kind, rank, found
         cdef int64_t beat = 0, left
         cdef uint32_t index, word
+        cdef Place place
         ranks = {}
         held = 0
         if self._phase == GROWING:
@@ -1261,7 +1359,8 @@ cdef class Table:
         totals = [0] * self._groups_room
         for known, rank in ranks.items():
             mixed = known
-            found = self._rank_of(self._place(mixed), mixed, &beat)
+            self._place(mixed, &place)
+            found = self._rank_of(&place, &beat)
             assert found == rank, f"{key_of(mixed)}: held with rank {rank}, found with {found}"
             totals[self._groups_of[self._code(rank)][key_of(mixed) >> SLOT_SHIFT]] += 1
         counted = [self._totals[i] for i in range(self._groups_room)]
