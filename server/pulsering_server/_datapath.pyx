@@ -6,7 +6,8 @@
 frame at its front into one buffer of replies. Anything else (another op, a bound exceeded, a byte that is
 wrong) it leaves where it is and says so by the offset it returns: the session looks at that frame in Python,
 where every error has its words. So this file knows only the happy path, and the session is its specification:
-the same bytes must give the same answers with it and without it. No socket, no clock.
+the same bytes must give the same answers with it and without it. No socket, and the only clock it reads is
+for ``Stats.service``, on which no answer depends.
 
 A slice is bounded by work, counted in keys: a frame costs its keys and ``FRAME_WORK`` more. Under overload
 (``refuse_older``) a frame that is older than the bound of its op is answered BUSY instead of being done.
@@ -18,8 +19,11 @@ from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 from pulsering_server._table cimport RawTally, Table
+
+from pulsering_server.durations import BUCKETS as _BUCKETS
 
 cdef extern from *:
     """
@@ -31,6 +35,12 @@ cdef extern from *:
     """
     uint32_t le32 "PULSERING_LE32" (uint32_t) noexcept nogil
 
+cdef extern from *:
+    """
+    static inline int bit_length(unsigned long long x) { return x ? 64 - __builtin_clzll(x) : 0; }
+    """
+    int bit_length(uint64_t) noexcept nogil
+
 cdef enum:
     HEADER = 16
     MAGIC = 0xC1
@@ -41,6 +51,8 @@ cdef enum:
     GET = 5
     ERROR = 127
     BUSY = 18
+    # As durations.BUCKETS.
+    BUCKETS = 32
     WANT_AGES = 1
     KEYS_EXT = 1
     KEY_BYTES = 8
@@ -51,6 +63,17 @@ cdef enum:
 
 cdef int64_t NO_BOUND = 0x7FFFFFFFFFFFFFFF
 cdef int64_t WRAP_US = (<int64_t>1 << 32) * 1000
+
+
+cdef struct Service:
+    uint64_t buckets[BUCKETS]
+    uint64_t total_ns
+
+
+cdef inline int64_t monotonic_ns() noexcept nogil:
+    cdef timespec at
+    clock_gettime(CLOCK_MONOTONIC, &at)
+    return <int64_t>at.tv_sec * 1000000000 + at.tv_nsec
 
 
 cdef struct Request:
@@ -223,8 +246,11 @@ cdef class DataPath:
     cdef uint64_t keys_read
     cdef RawTally sum
     cdef int64_t age_max
+    cdef Service service[6]
 
     def __cinit__(self):
+        assert BUCKETS == _BUCKETS
+        memset(self.service, 0, sizeof(self.service))
         self.out = NULL
         memset(self.frame_counts, 0, sizeof(self.frame_counts))
         memset(&self.sum, 0, sizeof(RawTally))
@@ -293,7 +319,7 @@ cdef class DataPath:
     ) noexcept nogil:
         cdef Request request
         cdef size_t frames = 0, start = self.used
-        cdef int64_t age_ms
+        cdef int64_t age_ms, began = monotonic_ns(), ended
         while work[0] < work_max and self.used - start < output_max:
             if not self.parse(data + offset[0], size - offset[0], &request):
                 break
@@ -304,15 +330,23 @@ cdef class DataPath:
             work[0] += FRAME_WORK
             if age_ms > (self.get_age_max if request.op == GET else self.write_age_max):
                 self.answer_busy(&request, busy, now)
-            elif request.op == GET:
-                self.answer_get(&request, now, epoch, warming)
-                work[0] += request.count
+                began = monotonic_ns()
             else:
-                self.answer_write(&request, age_ms, now, epoch)
+                if request.op == GET:
+                    self.answer_get(&request, now, epoch, warming)
+                else:
+                    self.answer_write(&request, age_ms, now, epoch)
                 work[0] += request.count
+                ended = monotonic_ns()
+                self.note_service(request.op, ended - began)
+                began = ended
             offset[0] += request.size
             frames += 1
         return frames
+
+    cdef void note_service(self, int op, int64_t took_ns) noexcept nogil:
+        self.service[op].buckets[min(bit_length(<uint64_t>took_ns), BUCKETS - 1)] += 1
+        self.service[op].total_ns += took_ns
 
     cdef bint parse(self, const uint8_t *data, size_t size, Request *request) noexcept nogil:
         cdef Cursor cursor
@@ -426,6 +460,10 @@ cdef class DataPath:
         requests = stats.requests
         for op in (HEARTBEAT, LEAVE, GET):
             requests[op] += self.frame_counts[op]
+            durations = stats.service[op]
+            durations.total_ns += self.service[op].total_ns
+            for bucket in range(BUCKETS):
+                durations.buckets[bucket] += self.service[op].buckets[bucket]
         stats.keys_accepted += self.sum.accepted
         stats.keys_stale += self.sum.stale
         stats.keys_refused += self.sum.refused
@@ -435,5 +473,6 @@ cdef class DataPath:
         stats.frame_age_ms_max = max(stats.frame_age_ms_max, self.age_max)
         memset(self.frame_counts, 0, sizeof(self.frame_counts))
         memset(&self.sum, 0, sizeof(RawTally))
+        memset(self.service, 0, sizeof(self.service))
         self.keys_read = 0
         self.refusals = 0

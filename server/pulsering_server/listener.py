@@ -107,7 +107,7 @@ class Connection(asyncio.BufferedProtocol):
     def pause_writing(self) -> None:
         """The peer does not read its replies: stop reading its requests."""
         self._paused_ms = self._listener.now_ms()
-        self._listener.core.stats.pauses += 1
+        self._listener.core.counters.pauses += 1
         self._read_or_not()
 
     def resume_writing(self) -> None:
@@ -190,7 +190,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         output = self._output[0] if len(self._output) == 1 else b"".join(self._output)
         self._output.clear()
-        stats = self._listener.core.stats
+        stats = self._listener.core.counters
         stats.bytes_sent += len(output)
         self._transport.write(output)
         unread = self._transport.get_write_buffer_size()
@@ -331,13 +331,13 @@ class Listener:
     def admit(self, connection: Connection) -> bool:
         """Take a new connection in, or refuse it because there are too many."""
         core = self.core
-        core.stats.connections_accepted += 1
+        core.counters.connections_accepted += 1
         self._connections[connection] = None
         self._empty.clear()
-        core.stats.connections_open = len(self._connections)
+        core.counters.connections_open = len(self._connections)
         if len(self._connections) <= core.limits.connections:
             return True
-        core.stats.errors[ErrorCode.BUSY] += 1
+        core.counters.errors[ErrorCode.BUSY] += 1
         if len(self._connections) > core.limits.connections + limits.FILES_RESERVED // 2:
             connection.abort(Close.BUSY)
             return False
@@ -353,7 +353,7 @@ class Listener:
         del self._connections[connection]
         self.held_bytes -= connection.held_bytes
         connection.held_bytes = 0
-        stats = self.core.stats
+        stats = self.core.counters
         stats.connections_closed[reason] += 1
         stats.connections_open = len(self._connections)
         if not self._connections:

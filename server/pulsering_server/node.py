@@ -67,7 +67,7 @@ class NodeCore:
         self.name = name
         self.limits = limits_config or LimitsConfig.model_construct()
         self.boot_id = boot_id & _U64
-        self._stats = Stats()
+        self.counters = Stats()
         self.draining = False
         self.topology_body = encode_topology(topology.to_wire())
         self._groups, self._group_owners = topology.groups_of(name)
@@ -92,9 +92,9 @@ class NodeCore:
 
     @property
     def stats(self) -> Stats:
-        """What the node counts, with what the data path has counted since."""
-        self.data_path.collect(self._stats)
-        return self._stats
+        """What the node counted, for whoever reads it; who counts adds to ``counters``, which is cheaper."""
+        self.data_path.collect(self.counters)
+        return self.counters
 
     # -- time ------------------------------------------------------------------------------------------------
 
@@ -113,8 +113,8 @@ class NodeCore:
         stood_still_ms = now_ms - self._ticked_ms
         self._now_ms = self._ticked_ms = now_ms
         if stood_still_ms > self.stall_ms:
-            self.stats.stalls += 1
-            self.stats.stalled_ms += stood_still_ms
+            self.counters.stalls += 1
+            self.counters.stalled_ms += stood_still_ms
             self._turn_cold(now_ms)
             self._events.append(
                 Event("node.stalled", {"stood_still_ms": stood_still_ms, "bound_ms": self.stall_ms})
@@ -154,7 +154,7 @@ class NodeCore:
             return
         self.data_path.refuse_older(*bounds)
         if self.overload.pressed:
-            self.stats.overloads += 1
+            self.counters.overloads += 1
 
     # -- answers of the control plane ------------------------------------------------------------------------
 

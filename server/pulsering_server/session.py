@@ -1,11 +1,12 @@
 """One connection as a state machine: bytes in, bytes out, and at some point a reason to close.
 
-No socket, no clock, no loop. ``receive`` never raises for what a peer sent, whatever it was: a breach of the
-protocol becomes an ERROR frame (for a stranger's protocol, one line of text) and ``closed`` says why. Behind
-that, nothing is interpreted and ``receive`` answers nothing. Invariant: the same bytes give the same answers
-however they were cut.
+No socket, no loop, and no clock that an answer depends on. ``receive`` never raises for what a peer sent,
+whatever it was: a breach of the protocol becomes an ERROR frame (for a stranger's protocol, one line of text)
+and ``closed`` says why. Behind that, nothing is interpreted and ``receive`` answers nothing. Invariant: the
+same bytes give the same answers however they were cut.
 """
 
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Final
 
 from pulsering import limits
@@ -112,7 +113,7 @@ class Session:
         if self.closed is not None:
             return b""
         now_ms = self._core.observe(now_ms)
-        self._core.stats.bytes_received += len(data)
+        self._core.counters.bytes_received += len(data)
         self._work = work_max
         try:
             frames = self._answer_frames(self._join(data), now_ms)
@@ -211,7 +212,7 @@ class Session:
             return self._reply(frame, self._hello(frame, now_ms), now_ms)
         age_ms = self._age.age_ms(frame.sender_ms, now_ms)
         op = frame.op
-        stats = self._core.stats
+        stats = self._core.counters
         if op not in KNOWN_OPS or op in (Op.GOAWAY, Op.WATCH, Op.ERROR):
             stats.requests_unknown += 1
             return self._error(frame, ErrorCode.UNKNOWN_OP, f"op {op} is not served here", now_ms)
@@ -240,7 +241,7 @@ class Session:
                 f"this is node {core.name} of cluster {core.topology.cluster}, not of {hello.cluster}",
                 code=ErrorCode.CLUSTER_MISMATCH,
             )
-        core.stats.requests[Op.HELLO] += 1
+        core.counters.requests[Op.HELLO] += 1
         self._age = FrameAge(frame.sender_ms, now_ms)
         self._reader.frame_bytes_max = core.limits.frame_bytes
         return encode_map(core.welcome(now_ms))
@@ -257,7 +258,8 @@ class Session:
         return core.topology_body
 
     def _keys_op(self, frame: Frame, age_ms: int, now_ms: int) -> bytes:
-        core, stats = self._core, self._core.stats
+        core, stats = self._core, self._core.counters
+        began_ns = perf_counter_ns()
         request = decode_keys_request(frame.body)
         bound = core.limits.keys_per_frame
         if request.key_count > bound:
@@ -274,7 +276,7 @@ class Session:
             ages = core.table.get_ages(request.keys, now_ms) if request.argument else b""
             stats.keys_read += request.key_count
             body = encode_get_reply(epoch, core.warming_ms(now_ms), request.key_count, states, ages)
-            return self._reply(frame, body, now_ms)
+            return self._reply_done(frame, body, now_ms, began_ns)
         ttl_ms = core.topology.ttl_ms
         if frame.op == Op.HEARTBEAT and request.argument:
             raise FrameError(f"body: the second value of a heartbeat is {request.argument}, not 0")
@@ -291,20 +293,25 @@ class Session:
         stats.keys_stale += tally.stale
         stats.keys_refused += tally.refused
         stats.keys_moved += tally.moved
-        return self._reply(frame, encode_write_reply(WriteReply(epoch, *tally)), now_ms)
+        return self._reply_done(frame, encode_write_reply(WriteReply(epoch, *tally)), now_ms, began_ns)
 
     # -- words to the peer -----------------------------------------------------------------------------------
 
     def _reply(self, frame: Frame, body: bytes, now_ms: int) -> bytes:
         return encode_frame(frame.op, frame.request_id, now_ms, body, reply=True)
 
+    def _reply_done(self, frame: Frame, body: bytes, now_ms: int, began_ns: int) -> bytes:
+        reply = self._reply(frame, body, now_ms)
+        self._core.counters.service[frame.op].record(perf_counter_ns() - began_ns)
+        return reply
+
     def _busy(self, frame: Frame, now_ms: int) -> bytes:
         core = self._core
-        core.stats.errors[ErrorCode.BUSY] += 1
+        core.counters.errors[ErrorCode.BUSY] += 1
         return encode_frame(Op.ERROR, frame.request_id, now_ms, core.busy_body, reply=True)
 
     def _error(self, frame: Frame, code: ErrorCode, message: str, now_ms: int) -> bytes:
-        self._core.stats.errors[code] += 1
+        self._core.counters.errors[code] += 1
         return error_frame(code, message, now_ms, request_id=frame.request_id)
 
     def _refuse(self, error: FrameError, request_id: int | None, now_ms: int) -> None:
@@ -316,7 +323,7 @@ class Session:
             self._end(Close(f"foreign_{foreign.kind}"))
             return
         code = ErrorCode(error.code)
-        self._core.stats.errors[code] += 1
+        self._core.counters.errors[code] += 1
         self._replies.append(error_frame(code, str(error), now_ms, request_id=request_id or 0))
         self._end(_REASONS[code])
 
@@ -355,7 +362,7 @@ class Session:
         return b""
 
     def _time_out(self, code: ErrorCode, message: str, now_ms: int) -> bytes:
-        self._core.stats.errors[code] += 1
+        self._core.counters.errors[code] += 1
         self._end(_REASONS[code])
         return error_frame(code, message, now_ms)
 

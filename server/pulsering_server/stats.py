@@ -1,13 +1,15 @@
 """What a node counts about itself: plain ints, read by whoever shows them.
 
 One object a node, written from one thread, never locked. Every dict has all its keys from the start, so its
-size does not depend on what peers do.
+size does not depend on what peers do. How long frames took is not compared: two nodes that did the same are
+the same.
 """
 
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from pulsering.wire import ErrorCode, Op
+from pulsering.wire import DATA_OPS, ErrorCode, Op
+from pulsering_server.durations import Durations
 
 
 class Close(StrEnum):
@@ -55,3 +57,7 @@ class Stats:
     stalls: int = 0
     stalled_ms: int = 0
     overloads: int = 0
+    service: dict[int, Durations] = field(
+        default_factory=lambda: {int(op): Durations() for op in sorted(DATA_OPS)}, compare=False
+    )
+    """By op, what the frames of the data plane took that were done, neither refused nor in error."""
