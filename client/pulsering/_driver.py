@@ -78,7 +78,7 @@ class Driver:
         """Told of each call that ends, for telemetry."""
         self._loop = loop
         self._pending_keys_max = pending_keys_max
-        self._runs: set[Run] = set()
+        self._runs: dict[Run, None] = {}  # in the order of their start, which a set would not keep
         self._sweep_at = 0.0
         self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
@@ -127,7 +127,7 @@ class Driver:
             return run
         self.calls += 1
         self.cluster.budget.earn()
-        self._runs.add(run)
+        self._runs[run] = None
         self._hold(call.key_count)
         if self.on_call_end is not None:
             run.began = time.perf_counter()
@@ -216,7 +216,7 @@ class Driver:
     def _end(self, run: Run) -> None:
         if run not in self._runs:
             return
-        self._runs.remove(run)
+        del self._runs[run]
         self._hold(-run.call.key_count)
         for request in run.requests.values():
             request.abandon()

@@ -97,9 +97,12 @@ class PresenceClient:
     ``ClientOverloaded`` beyond ``pending_keys_max``; ``TypeError`` or ``ValueError`` for what is no id.
     """
 
-    def __init__(self, transport: Transport, options: ClientOptions) -> None:
+    def __init__(
+        self, transport: Transport, options: ClientOptions, rng: random.Random | None = None
+    ) -> None:
         self._transport = transport
         self._options = options
+        self._rng = rng or random.Random()
         self._state = _NEW
         self._forks = _forks
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -152,7 +155,7 @@ class PresenceClient:
         options = self._options
         telemetry = _telemetry_of(options)
         on_dialed = None if telemetry is None else telemetry.on_dialed
-        cluster = Cluster(self._transport, options, loop, random.Random(), on_dialed)
+        cluster = Cluster(self._transport, options, loop, self._rng, on_dialed)
         driver = Driver(cluster, loop, options.pending_keys_max)
         try:
             await cluster.open()
