@@ -79,8 +79,12 @@ class ClusterView(Protocol):
         """The newest topology known."""
 
     @property
-    def retired(self) -> Topology | None:
-        """The topology before it, for one ttl after the change."""
+    def retired(self) -> tuple[Topology, ...]:
+        """Those before it, each until one ttl after the last word from a node that follows it."""
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether a node follows an older topology whose contents are not known."""
 
     @property
     def keys_per_frame(self) -> int:

@@ -17,7 +17,7 @@ from pulsering._backoff import Backoff
 from pulsering._circuit import Circuit, CircuitState
 from pulsering._connection import Connection, Request
 from pulsering.errors import ClientClosed, NodeDraining, NodeUnavailable, PresenceError, ProtocolError
-from pulsering.messages import Hello, Welcome
+from pulsering.messages import Hello, Vitals, Welcome
 from pulsering.options import ClientOptions
 from pulsering.transport import Transport
 from pulsering.url import Address
@@ -92,6 +92,8 @@ class Watcher(NamedTuple):
     """Ready or not, circuit closed or not: something may be different."""
     on_trouble: "Callable[[Channel], None]"
     """The node cannot be reached, or its circuit has opened."""
+    on_epoch: "Callable[[int, str], None]"
+    """Told the epoch that a node follows, with its name, each time it answers a ping."""
 
 
 class Channel:
@@ -275,10 +277,14 @@ class Channel:
         self.error = None
         self.connects += 1
         self._connections.append(connection)
+        connection.on_vitals = self._on_vitals
         self.circuit.record_connected(self._dialer.loop.time())
         self._watcher.on_welcome(self, welcome)
         self._look_who_is_ready()
         self.tried.set()
+
+    def _on_vitals(self, vitals: Vitals) -> None:
+        self._watcher.on_epoch(vitals.epoch, self.node)
 
     def _look_who_is_ready(self) -> None:
         self._ready = [connection for connection in self._connections if connection.ready]

@@ -1,7 +1,8 @@
 """The cluster as one client knows it: its topology, a channel to each node, and what is wrong with them.
 
 It finds the topology through the seeds, keeps a channel to every node, and fetches the topology again when a
-node knows a newer one or nodes cannot be reached: one fetch at a time, at most about one a second. It is the
+node knows a newer one or nodes cannot be reached: one fetch at a time, at most about one a second. From a
+node that follows an older topology than ours it learns that one too, as reads need its owners. It is the
 calls' ``ClusterView``. Invariant: the topology only ever changes to a newer epoch of the same cluster with
 the same hash seed, or to new addresses of the same nodes.
 """
@@ -18,6 +19,7 @@ from pulsering._backoff import RetryBudget
 from pulsering._channel import Channel, Dialer, Watcher
 from pulsering._connection import Request, resolve
 from pulsering._latency import Percentile95
+from pulsering._retired import Retired
 from pulsering.errors import (
     ClientClosed,
     ClusterMismatch,
@@ -27,7 +29,7 @@ from pulsering.errors import (
     ProtocolError,
 )
 from pulsering.options import ClientOptions
-from pulsering.topology import Topology
+from pulsering.topology import Node, Topology
 from pulsering.transport import Transport
 from pulsering.url import Address
 from pulsering.wire import VERSION, Op
@@ -66,11 +68,12 @@ class Cluster:
         self._options = options
         self._loop = loop
         self._dialer = Dialer(loop, options, transport, self._hello, on_dialed)
-        self._watcher = Watcher(self._on_welcome, self._on_channel_change, self._on_trouble)
+        self._watcher = Watcher(self._on_welcome, self._on_channel_change, self._on_trouble, self.note_epoch)
         self._topology: Topology | None = None
-        self._retired: Topology | None = None
-        self._retired_until = 0.0
+        self._retired = Retired()
         self._retirement: asyncio.TimerHandle | None = None
+        self._lookback: asyncio.Task[None] | None = None
+        self._lookback_from = 0.0
         self._channels: dict[str, Channel] = {}
         self._leaving: set[asyncio.Task[None]] = set()
         self._unhealthy: set[str] = set()
@@ -88,11 +91,14 @@ class Cluster:
         return self._topology
 
     @property
-    def retired(self) -> Topology | None:
-        """The one before, for one ttl."""
-        return (
-            self._retired if self._retired is not None and self._loop.time() < self._retired_until else None
-        )
+    def retired(self) -> tuple[Topology, ...]:
+        """Those before it that somebody may have acted on within the last ttl."""
+        return self._retired.active(self._loop.time())
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether a node follows an older topology that we have not seen."""
+        return self._retired.unsettled(self._loop.time())
 
     @property
     def patience(self) -> float:
@@ -145,9 +151,11 @@ class Cluster:
         self._closed = True
         if self._retirement is not None:
             self._retirement.cancel()
-        if self._refresh is not None:
-            self._refresh.cancel()
-            await asyncio.wait([self._refresh])
+        fetches = [task for task in (self._refresh, self._lookback) if task is not None]
+        for task in fetches:
+            task.cancel()
+        if fetches:
+            await asyncio.wait(fetches)
         closing = [channel.aclose() for channel in self._channels.values()]
         self._channels = {}
         self._unhealthy.clear()
@@ -165,9 +173,12 @@ class Cluster:
     # --- Topology ----------------------------------------------------------------------------------------
 
     def note_epoch(self, epoch: int, node: str) -> None:
-        """A node spoke of an epoch; if it is news, fetch the topology from that node."""
-        if epoch > self.topology.epoch:
+        """A node spoke of an epoch; if we do not know its topology, fetch it from that node."""
+        ours = self.topology.epoch
+        if epoch > ours:
             self.refresh(node)
+        elif epoch < ours and self._retired.heard(epoch, self._loop.time(), self._linger_s(self.topology)):
+            self._look_back(node)
 
     def refresh(self, hint: str | None = None) -> None:
         """Fetch the topology soon, unless that is already on its way."""
@@ -292,27 +303,63 @@ class Cluster:
                 self._retire(old, new)
         self._topology = new
         for node in new.nodes:
-            address = Address(node.host, node.port)
             channel = self._channels.get(node.name)
             if channel is None:
-                channel = Channel(node.name, address, self._dialer, self._watcher, self.rng)
-                self._channels[node.name] = channel
-                self._unhealthy.add(node.name)
-                channel.start()
+                self._open_channel(node)
             elif node.port:
-                channel.move(address)
+                channel.move(Address(node.host, node.port))
+
+    def _open_channel(self, node: Node) -> None:
+        address = Address(node.host, node.port)
+        channel = Channel(node.name, address, self._dialer, self._watcher, self.rng)
+        self._channels[node.name] = channel
+        self._unhealthy.add(node.name)
+        channel.start()
+
+    def _look_back(self, node: str) -> None:
+        """Fetch the older topology that a node follows, unless one is being fetched."""
+        if self._closed or (self._lookback is not None and not self._lookback.done()):
+            return
+        self._lookback = self._loop.create_task(self._run_look_back(node), name="pulsering old topology")
+
+    async def _run_look_back(self, node: str) -> None:
+        await asyncio.sleep(max(0.0, self._lookback_from - self._loop.time()))
+        self._lookback_from = self._loop.time() + limits.TOPOLOGY_REFRESH_MS / 1000
+        channel = self._channels.get(node)
+        if channel is None or not channel.ready:
+            return
+        with contextlib.suppress(PresenceError):
+            old, ours = _topology_of(await self.ask(channel, Op.TOPOLOGY), node), self.topology
+            if old.epoch >= ours.epoch:
+                self._adopt(old)  # it has moved on meanwhile
+            elif (old.cluster, old.hash_seed) == (ours.cluster, ours.hash_seed):
+                self._retired.learn(old)
+                for each in old.nodes:
+                    if each.name not in self._channels:
+                        self._open_channel(each)
+                if self._retirement is None:
+                    self._schedule_retirement()
+
+    @staticmethod
+    def _linger_s(*topologies: Topology) -> float:
+        """How long what was said under a topology may count: a ttl and a tick."""
+        return max(each.ttl_ms + each.ttl_ms / each.ticks_per_ttl for each in topologies) / 1000
 
     def _retire(self, old: Topology, new: Topology) -> None:
-        ttl_s = max(old.ttl_ms, new.ttl_ms) / 1000
-        self._retired = old
-        self._retired_until = self._loop.time() + ttl_s
-        if self._retirement is not None:
-            self._retirement.cancel()
-        self._retirement = self._loop.call_later(ttl_s, self._forget_retired)
+        self._retired.retire(old, self._loop.time(), self._linger_s(old, new))
+        if self._retirement is None:
+            self._schedule_retirement()
 
-    def _forget_retired(self) -> None:
-        self._retired = None
-        for name in self._channels.keys() - {node.name for node in self.topology.nodes}:
+    def _schedule_retirement(self) -> None:
+        self._retirement = self._loop.call_at(self._retired.ends_at(self._loop.time()), self._end_retirement)
+
+    def _end_retirement(self) -> None:
+        """Let go of nodes that nobody follows a topology with any more."""
+        self._retirement = None
+        if self._retired.active(self._loop.time()) or self.unsettled:
+            self._schedule_retirement()
+            return
+        for name in sorted(self._channels.keys() - {node.name for node in self.topology.nodes}):
             self._unhealthy.discard(name)
             task = self._loop.create_task(self._channels.pop(name).aclose())
             self._leaving.add(task)

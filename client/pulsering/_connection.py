@@ -105,6 +105,8 @@ class Connection(asyncio.Protocol):
         self.welcome: messages.Welcome | None = None
         self.heard_at = 0.0
         """Loop time of the last reply."""
+        self.on_vitals: Callable[[messages.Vitals], None] | None = None
+        """Told what the node says of itself with each ping: also who is never asked hears of a new epoch."""
         self._loop = loop
         self._on_change = on_change
         self._now_ms = clock
@@ -388,6 +390,8 @@ class Connection(asyncio.Protocol):
     def _on_pong(self, request: Request, reply: Any, error: PresenceError | None) -> None:
         self._ping = None
         self._missed = 0
+        if reply is not None and self.on_vitals is not None:
+            self.on_vitals(reply)
 
 
 _Reader: TypeAlias = "Callable[[bytes, Request], Any]"

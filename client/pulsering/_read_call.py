@@ -1,26 +1,22 @@
 """GET: ask owner after owner until a user is proven online or nobody is left to ask.
 
 Reads go in *legs*. Leg r asks the r-th owner of each slot, nodes known to be down last, about the keys not
-yet proven online; after the present owners come, for one ttl after a topology change, those that are owners
-no more. A leg ends when all of its frames have an outcome or the patience is over, so that what is left goes
-out in few frames. A *hedge*, at most one a call, begins the second leg before the first has ended; then the
-call may end as soon as everybody is proven online. Each answer and each silence leaves a bit of evidence a
-key; ``routing`` turns the byte into a status at the end. Invariant: a key is said offline only if every
-present owner that could be reached was asked and has answered.
+yet proven online; after the present owners come, for one ttl after a change of topology, the former owners of
+slots that changed hands, whose answers are evidence of their own (``routing.both``). A leg ends when all of
+its frames have an outcome or the patience is over, so that what is left goes out in few frames. A *hedge*, at
+most one a call, begins the second leg before the first has ended; then the call may end as soon as everybody
+is proven online. Each answer and each silence leaves a bit of evidence a key; ``routing`` turns the byte into
+a status at the end. Invariant: a key is said offline only if every owner, present or former, that could be
+reached was asked and has answered.
 """
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from pulsering import kernel, messages
+from pulsering import kernel, messages, routing
 from pulsering._calls import BatchCall, ClusterView, Send
-from pulsering.errors import Overloaded, PresenceError
-from pulsering.routing import (
-    Evidence,
-    read_targets,
-    reasons_of,
-    retired_targets,
-    statuses_of,
-)
+from pulsering.errors import NodeBusy, Overloaded, PresenceError
+from pulsering.routing import Evidence, read_targets, retired_targets
+from pulsering.status import Reason
 from pulsering.wire import Op
 
 if TYPE_CHECKING:
@@ -31,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["ReadCall"]
 
 SETTLED: Final = 64
-"""Evidence bit of our own: this key is not part of the present question."""
+"""Evidence bit of our own: this key is not part of the present question; of former owners: it was asked."""
 
 _PROVEN: Final = int(Evidence.ONLINE | SETTLED)
 _INFORMED: Final = int(Evidence.OFFLINE | Evidence.ONLINE | Evidence.COLD | Evidence.MOVED | SETTLED)
@@ -42,17 +38,40 @@ _AGAIN_IF_MOVED: Final = bytes(
 """Narrows the question to the moved keys, and forgets what was said about them under the old topology."""
 
 
+class Wait(NamedTuple):
+    """What a node said about when to ask again: of which keys, why, and the seconds."""
+
+    positions: "array[int]"
+    reason: Reason
+    seconds: float
+
+
 class ReadCall(BatchCall):
-    """A batch read; ``evidence`` and ``ages`` have a byte a key when ``done``."""
+    """A batch read; ``evidence`` and ``ages`` have a byte a key when ``done``.
+
+    With ``strict``, offline is only what every single owner says: one that is cold or cannot be reached makes
+    it unknown.
+    """
 
     op = Op.GET
 
-    def __init__(self, view: ClusterView, keys: bytes, *, want_ages: bool = False) -> None:
+    def __init__(
+        self, view: ClusterView, keys: bytes, *, want_ages: bool = False, strict: bool = False
+    ) -> None:
         super().__init__(view, keys)
         self.evidence = bytearray(self.key_count)
         self.ages = bytearray(b"\xff" * self.key_count) if want_ages else None
+        self.waits: list[Wait] = []
+        """Of which unknown keys it was said when to ask again."""
+        self._strict = strict
+        self._settled: bytes | None = None
         self._leg = 0
-        self._legs: list[tuple[Topology, array[int]]] = []
+        self._legs: list[tuple[Topology, array[int], int]] = []
+        """Whom a leg names, the node of each slot, and whose evidence it is: 0 for present owners'."""
+        self._former: list[bytearray] = []
+        """The evidence of each retired topology's owners."""
+        self._former_of: dict[int, int] = {}
+        """By token, which of them a frame is about, counted from 1."""
         self._hedging: float | None = None  # when the patience would be over, while a hedge may still come
         self._hedged = False
         self._repeating = False
@@ -74,7 +93,18 @@ class ReadCall(BatchCall):
         piece = self._take(token)
         if piece is None:
             return []
-        kernel.merge_states(self.evidence, piece.positions, reply.states)
+        former = self._former_of.pop(token, 0)
+        states: bytes | memoryview = reply.states
+        if former:
+            disowned = routing.DISOWNED_IS_COLD if reply.warming_ms else routing.DISOWNED_IS_ABSENT
+            states = bytes(states).translate(disowned)
+        elif reply.epoch < self._topology.epoch:
+            states = bytes(states).translate(routing.DISOWNED_IS_COLD)
+        kernel.merge_states(self._evidence_of(former), piece.positions, states)
+        if former:
+            self._prove(self._former[former - 1])
+        if reply.warming_ms:
+            self.waits.append(Wait(piece.positions, Reason.COLD, reply.warming_ms / 1000))
         if self.ages is not None:
             kernel.merge_ages(self.ages, piece.positions, reply.ages)
         return self._continue(now)
@@ -84,7 +114,9 @@ class ReadCall(BatchCall):
         if piece is None:
             return []
         bit = Evidence.OVERLOADED if isinstance(error, Overloaded) else Evidence.UNREACHABLE
-        kernel.mark(self.evidence, piece.positions, bit)
+        kernel.mark(self._evidence_of(self._former_of.pop(token, 0)), piece.positions, bit)
+        if isinstance(error, NodeBusy) and error.retry_after:
+            self.waits.append(Wait(piece.positions, Reason.OVERLOADED, error.retry_after))
         return self._continue(now)
 
     def on_wake(self, now: float) -> list[Send]:
@@ -103,7 +135,18 @@ class ReadCall(BatchCall):
     def expire(self, now: float) -> None:
         self.expired = True
         self._lose_patience()
+        self._leave_unasked()
         self._finish()
+
+    def _leave_unasked(self) -> None:
+        """The legs that there was no time for: their owners may know better than those who answered."""
+        nodes = self._view.topology.nodes
+        down = {nodes[index].name for index in self._view.unavailable()}
+        for names, targets, former in self._legs[self._leg :]:
+            keys, positions = self._unproven()
+            for index, _, places in kernel.partition(keys, targets, positions, self._view.keys_per_frame):
+                bit = Evidence.UNREACHABLE if names.nodes[index].name in down else Evidence.SILENT
+                kernel.mark(self._evidence_of(former), places, bit | (SETTLED if former else 0))
 
     def on_topology(self, now: float) -> list[Send]:
         self.wants_topology = False
@@ -125,24 +168,66 @@ class ReadCall(BatchCall):
     @property
     def statuses(self) -> bytes:
         """A ``Status`` a key."""
-        return statuses_of(self.evidence)
+        return routing.statuses_of(self._all_evidence())
 
     @property
     def reasons(self) -> bytes:
         """A ``Reason`` a key."""
-        return reasons_of(self.evidence)
+        return routing.reasons_of(self._all_evidence())
+
+    def retry_after(self) -> list[float | None]:
+        """Seconds until an owner will know, a key; None where the status is known or no node said when."""
+        seconds: list[float | None] = [None] * self.key_count
+        reasons = self.reasons
+        for positions, reason, wait in self.waits:
+            for position in positions:
+                known = seconds[position]
+                if reasons[position] == reason and (known is None or wait < known):
+                    seconds[position] = wait
+        return seconds
+
+    def _all_evidence(self) -> bytes:
+        """The evidence of everybody who was asked, under this call's rule and the view's doubts."""
+        if self._settled is not None:
+            return self._settled
+        evidence = bytes(self.evidence)
+        for former in self._former:
+            then: bytes | bytearray = former
+            if self._strict:
+                evidence, then = evidence.translate(routing.STRICT), then.translate(routing.STRICT)
+            evidence = routing.both(evidence, then)
+        if self._strict:
+            evidence = evidence.translate(routing.STRICT)
+        if self._view.unsettled:
+            evidence = evidence.translate(routing.UNSETTLED)
+        if self.done:
+            self._settled = evidence
+        return evidence
 
     def _plan(self) -> None:
-        topology, retired = self._topology, self._view.retired
+        topology = self._topology
+        retired = [old for old in self._view.retired if old.epoch < topology.epoch]
         unavailable = self._view.unavailable()
         self._leg = 0
+        self._former = [bytearray(self.key_count) for _ in retired]
+        self._former_of.clear()
         self._legs = [
-            (topology, read_targets(topology, rank, unavailable)) for rank in range(topology.replicas)
+            (topology, read_targets(topology, rank, unavailable), 0) for rank in range(topology.replicas)
         ]
-        if retired is not None:
+        for former, old in enumerate(retired, 1):
             self._legs += [
-                (retired, retired_targets(retired, topology, rank)) for rank in range(retired.replicas)
+                (old, retired_targets(old, topology, rank), former) for rank in range(old.replicas)
             ]
+
+    def _evidence_of(self, former: int) -> bytearray:
+        return self._former[former - 1] if former else self.evidence
+
+    def _prove(self, former: bytearray) -> None:
+        """Whom a former owner has proven online nobody needs to be asked about."""
+        proven = int.from_bytes(former.translate(routing.ONLINE_ONLY), "little")
+        if proven:
+            merged = int.from_bytes(self.evidence, "little") | proven
+            self.evidence[:] = merged.to_bytes(self.key_count, "little")
 
     def _continue(self, now: float) -> list[Send]:
         if self._hedged and not self._unproven()[0]:
@@ -156,9 +241,18 @@ class ReadCall(BatchCall):
         if self._leg != 1 or not self._view.budget.take():
             return []
         self._hedged = True
-        names, targets = self._legs[self._leg]
+        return self._next_leg(*self._unproven())
+
+    def _next_leg(self, keys: bytes, positions: "array[int] | None") -> list[Send]:
+        """The frames of the next leg, about these keys."""
+        names, targets, former = self._legs[self._leg]
         self._leg += 1
-        return self._split(names, targets, *self._unproven())
+        sends = self._split(names, targets, keys, positions)
+        if former:
+            for send in sends:
+                self._former_of[send.token] = former
+                kernel.mark(self._former[former - 1], send.positions, SETTLED)
+        return sends
 
     def _unproven(self) -> "tuple[bytes, array[int]]":
         """The keys of the present question that nobody has proven online."""
@@ -169,12 +263,8 @@ class ReadCall(BatchCall):
         if self.wants_topology:
             return []
         while self._leg < len(self._legs):
-            names, targets = self._legs[self._leg]
-            self._leg += 1
-            if self._leg == 1 and not self._redirected:
-                sends = self._split(names, targets, self._keys, None)
-            else:
-                sends = self._split(names, targets, *kernel.select(self._keys, self.evidence, _PROVEN))
+            first = self._leg == 0 and not self._redirected
+            sends = self._next_leg(self._keys, None) if first else self._next_leg(*self._unproven())
             if sends:
                 self.wake_at = now + self._view.patience
                 return sends
@@ -205,8 +295,8 @@ class ReadCall(BatchCall):
         )
 
     def _finish(self) -> None:
-        for piece in self._pieces.values():
-            kernel.mark(self.evidence, piece.positions, Evidence.SILENT)
+        for token, piece in self._pieces.items():
+            kernel.mark(self._evidence_of(self._former_of.get(token, 0)), piece.positions, Evidence.SILENT)
         super()._finish()
 
     def _may_repeat(self, keys: bytes, positions: "array[int]") -> bool:

@@ -53,6 +53,8 @@ __all__ = ["OnUnknown", "PresenceClient"]
 
 Ids: TypeAlias = "Iterable[UserId] | Buffer"
 OnUnknown: TypeAlias = Literal["raise", "offline", "online"]
+_Verdict: TypeAlias = tuple[int, int, float | None]
+"""``Status``, ``Reason``, and the seconds until more will be known."""
 
 _ONLINE, _UNKNOWN = int(Status.ONLINE), int(Status.UNKNOWN)
 _NEW, _OPENING, _OPEN, _CLOSED = range(4)
@@ -111,7 +113,8 @@ class PresenceClient:
         self._driver: Driver
         self._hash_seed = 0
         self._beats: Batcher[WriteCall, None]
-        self._reads: Batcher[ReadCall, tuple[int, int]]
+        self._reads: Batcher[ReadCall, _Verdict]
+        self._strict_reads: Batcher[ReadCall, _Verdict]
         self._leaves: dict[int, Batcher[WriteCall, None]] = {}
 
     @classmethod
@@ -168,14 +171,8 @@ class PresenceClient:
         self._cluster, self._driver = cluster, driver
         self._hash_seed = cluster.topology.hash_seed
         self._beats = _write_batcher(driver, loop, options, Op.HEARTBEAT, 0)
-        self._reads = Batcher(
-            driver,
-            loop,
-            options.timeout,
-            options.linger,
-            lambda keys: ReadCall(cluster, keys),
-            lambda call: _verdicts(call, loop.time()),
-        )
+        self._reads = _read_batcher(driver, loop, options, strict=False)
+        self._strict_reads = _read_batcher(driver, loop, options, strict=True)
         self._state = _OPEN
 
     async def aclose(self) -> None:
@@ -287,18 +284,21 @@ class PresenceClient:
 
     # --- Reads ---------------------------------------------------------------------------------------------
 
-    async def is_online(self, user_id: UserId, *, on_unknown: OnUnknown = "raise") -> bool:
+    async def is_online(
+        self, user_id: UserId, *, on_unknown: OnUnknown = "raise", strict: bool = False
+    ) -> bool:
         """Whether a user is online now. Calls made in one turn of the loop share a frame per node.
 
         If the cluster cannot know, raises ``UnknownPresence`` with the reason, and ``CallTimeout``,
         ``NoNodeReachable`` or ``Overloaded`` if not one of its nodes answers; with ``on_unknown="offline"``
-        or ``"online"`` returns that instead.
+        or ``"online"`` returns that instead. ``strict``: as in ``get_many``.
         """
         self._check()
         if on_unknown not in _ON_UNKNOWN:
             raise ValueError(f"on_unknown: one of {', '.join(_ON_UNKNOWN)} is needed, not {on_unknown!r}")
         try:
-            status, reason = await self._reads.join(key_of(user_id, self._hash_seed))
+            reads = self._strict_reads if strict else self._reads
+            status, reason, retry_after = await reads.join(key_of(user_id, self._hash_seed))
         except (CallTimeout, NodeUnavailable, Overloaded):
             if on_unknown == "raise":
                 raise
@@ -307,25 +307,30 @@ class PresenceClient:
             return status == _ONLINE
         if on_unknown == "raise":
             why = Reason(reason)
-            raise UnknownPresence(
-                f"whether the user is online is unknown: {why.name.lower()}", reason=why, op="GET"
-            )
+            message = f"whether the user is online is unknown: {why.name.lower()}"
+            raise UnknownPresence(message, reason=why, retry_after=retry_after, op="GET")
         return on_unknown == "online"
 
     async def get_many(
-        self, ids: Ids, *, ages: bool = False, timeout: Duration | _Default | None = _DEFAULT
+        self,
+        ids: Ids,
+        *,
+        ages: bool = False,
+        strict: bool = False,
+        timeout: Duration | _Default | None = _DEFAULT,
     ) -> Snapshot:
         """Statuses of many users, in the order and length of ``ids``, duplicates included.
 
         Users whose owners do not answer within the timeout are unknown, with the reason; the call raises
         ``CallTimeout``, ``NoNodeReachable`` or ``Overloaded`` only if not one node of the cluster answers.
-        With ``ages`` the snapshot also has the seconds since each user's last heartbeat.
+        With ``ages`` the snapshot also has the seconds since each user's last heartbeat. With ``strict``,
+        offline is only what all owners say: one that is cold or cannot be reached makes it unknown.
         """
         loop = self._check()
         seconds = self._seconds(timeout)
         if hasattr(ids, "__next__"):
             ids = tuple(cast("Iterable[UserId]", ids))
-        call = ReadCall(self._cluster, keys_of(ids, self._hash_seed), want_ages=ages)
+        call = ReadCall(self._cluster, keys_of(ids, self._hash_seed), want_ages=ages, strict=strict)
         kept = kept_ids(ids)
         if call.key_count:
             await self._driver.complete(call, seconds, self._cluster.now_ms())
@@ -334,7 +339,8 @@ class PresenceClient:
                 raise outage
         topology = self._cluster.topology
         tick_s = topology.ttl_ms / topology.ticks_per_ttl / 1000
-        return Snapshot(kept, call.statuses, call.reasons, call.ages, tick_s)
+        retry_after = call.retry_after if call.waits else None
+        return Snapshot(kept, call.statuses, call.reasons, call.ages, tick_s, retry_after)
 
     async def count(self, *, timeout: Duration | _Default | None = _DEFAULT) -> Count:
         """Users online in the whole cluster, each once, and whether every shard answered.
@@ -455,10 +461,24 @@ def _write_batcher(
     )
 
 
-def _verdicts(call: ReadCall, now: float) -> Iterable[tuple[int, int] | PresenceError]:
-    """(``Status``, ``Reason``) a key, or the error for all."""
-    outage = call.outage(now)
-    return zip(call.statuses, call.reasons, strict=True) if outage is None else repeat(outage)
+def _read_batcher(
+    driver: Driver, loop: asyncio.AbstractEventLoop, options: ClientOptions, *, strict: bool
+) -> "Batcher[ReadCall, _Verdict]":
+    def verdicts(call: ReadCall) -> "Iterable[_Verdict | PresenceError]":
+        outage = call.outage(loop.time())
+        if outage is not None:
+            return repeat(outage)
+        retry_after = call.retry_after() if call.waits else repeat(None, call.key_count)
+        return zip(call.statuses, call.reasons, retry_after, strict=True)
+
+    return Batcher(
+        driver,
+        loop,
+        options.timeout,
+        options.linger,
+        lambda keys: ReadCall(driver.cluster, keys, strict=strict),
+        verdicts,
+    )
 
 
 def _grace_ms(grace: Duration | None) -> int:

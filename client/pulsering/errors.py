@@ -86,15 +86,25 @@ class CallTimeout(PresenceError, TimeoutError):
 
 
 class UnknownPresence(PresenceError, LookupError):
-    """The cluster cannot know whether the user is online. ``reason`` is a ``pulsering.Reason``."""
+    """The cluster cannot know whether the user is online. ``reason`` is a ``pulsering.Reason``.
+
+    ``retry_after`` is in seconds, None where no node said when it will know.
+    """
 
     retryable = True
 
     def __init__(
-        self, message: str, *, reason: Any = None, node: str | None = None, op: str | None = None
+        self,
+        message: str,
+        *,
+        reason: Any = None,
+        retry_after: float | None = None,
+        node: str | None = None,
+        op: str | None = None,
     ) -> None:
         super().__init__(message, node=node, op=op)
         self.reason = reason
+        self.retry_after = retry_after
 
 
 class Overloaded(PresenceError):

@@ -4,6 +4,9 @@ A read keeps one byte of evidence a key. Each answer, or the lack of one, sets b
 turns the byte into a status and a reason when nobody is left to ask. Sockets, retries and time are elsewhere.
 Invariant: online is believed from anyone; offline only when every owner that is reachable and warm says so,
 and one does; everything else is unknown. A cold owner has no say: what it missed, a warm one has heard.
+
+After a change of topology the same is asked of a slot's former owners, as a question of its own with its own
+evidence: somebody may have told only them. Then offline needs both answers.
 """
 
 from array import array
@@ -11,11 +14,24 @@ from enum import IntFlag
 from functools import lru_cache
 
 from pulsering import kernel
-from pulsering.ids import SLOTS
 from pulsering.status import Reason, Status
 from pulsering.topology import NO_NODE, Topology
 
-__all__ = ["REASONS", "STATUSES", "Evidence", "read_targets", "reasons_of", "retired_targets", "statuses_of"]
+__all__ = [
+    "DISOWNED_IS_ABSENT",
+    "DISOWNED_IS_COLD",
+    "ONLINE_ONLY",
+    "REASONS",
+    "STATUSES",
+    "STRICT",
+    "UNSETTLED",
+    "Evidence",
+    "both",
+    "read_targets",
+    "reasons_of",
+    "retired_targets",
+    "statuses_of",
+]
 
 
 class Evidence(IntFlag):
@@ -53,6 +69,69 @@ REASONS = bytes(_verdict(evidence)[1] for evidence in range(256))
 """Evidence byte to ``Reason``, for ``bytes.translate``."""
 
 
+STRICT = bytes(
+    bits & 0xFE if bits & int(Evidence.UNREACHABLE | Evidence.COLD) else bits for bits in range(256)
+)
+"""Evidence byte to the evidence of a reader to whom offline is only what every single owner says."""
+UNSETTLED = bytes(
+    bits | int(Evidence.MOVED) if _verdict(bits)[0] is Status.OFFLINE else bits for bits in range(256)
+)
+"""Evidence byte to that of a reader who does not know all who may have been told."""
+ONLINE_ONLY = bytes(bits & int(Evidence.ONLINE) for bits in range(256))
+"""Evidence byte to the one bit that counts whatever else was asked."""
+
+
+def _with_disowned_as(state: int) -> bytes:
+    """For four packed states of 2 bits: 3, which is moved, becomes ``state``."""
+    return bytes(
+        sum((state if byte >> shift & 3 == 3 else byte >> shift & 3) << shift for shift in (0, 2, 4, 6))
+        for byte in range(256)
+    )
+
+
+DISOWNED_IS_ABSENT = _with_disowned_as(0)
+"""Packed states of a former owner: that it owns the slot no more, it only says of users it does not hold."""
+DISOWNED_IS_COLD = _with_disowned_as(2)
+"""Packed states of a node with an older topology: it cannot know of slots that it is about to gain."""
+
+_BEFORE = {
+    (Status.ONLINE, Reason.NONE): Evidence.ONLINE,
+    (Status.OFFLINE, Reason.NONE): Evidence.OFFLINE,
+    (Status.UNKNOWN, Reason.OVERLOADED): Evidence.OVERLOADED,
+    (Status.UNKNOWN, Reason.UNREACHABLE): Evidence.SILENT,
+    (Status.UNKNOWN, Reason.COLD): Evidence.COLD,
+    (Status.UNKNOWN, Reason.MOVED): Evidence.MOVED,
+}
+"""What stands for a verdict when two are put together."""
+_NIBBLE = {bit: index for index, bit in enumerate(_BEFORE.values())}
+_NOW_NIBBLE = bytes(_NIBBLE[_BEFORE[_verdict(bits)]] for bits in range(256))
+_THEN_NIBBLE = bytes(
+    (_NIBBLE[_BEFORE[_verdict(bits)]] if bits & 64 else _NIBBLE[Evidence.OFFLINE]) << 4 for bits in range(256)
+)
+
+
+def _together(pair: int) -> int:
+    bits = list(_NIBBLE)
+    now, then = bits[(pair & 15) % len(bits)], bits[(pair >> 4) % len(bits)]
+    if Evidence.ONLINE in (now, then):
+        return int(Evidence.ONLINE)
+    return int(then if now is Evidence.OFFLINE else now)
+
+
+_TOGETHER = bytes(_together(pair) for pair in range(256))
+
+
+def both(now: bytes | bytearray, then: bytes | bytearray) -> bytes:
+    """Return the evidence of present and former owners, a byte a key each, in one: offline if both say so.
+
+    Where bit 64 of ``then`` is not set, former owners were not asked, and ``now`` decides.
+    """
+    pairs = int.from_bytes(now.translate(_NOW_NIBBLE), "little") | int.from_bytes(
+        then.translate(_THEN_NIBBLE), "little"
+    )
+    return pairs.to_bytes(len(now), "little").translate(_TOGETHER)
+
+
 def statuses_of(evidence: bytes | bytearray) -> bytes:
     """Return the ``Status`` of each key, a byte each, once all owners that can be asked were asked."""
     return bytes(evidence.translate(STATUSES))
@@ -78,22 +157,29 @@ def read_targets(topology: Topology, rank: int, unavailable: frozenset[int] = fr
 
 @lru_cache(maxsize=64)
 def retired_targets(old: Topology, new: Topology, rank: int) -> "array[int]":
-    """Return the owners at ``rank`` under the old topology that are none under the new one.
+    """Return the owners at ``rank`` under an old topology, of slots whose set of owners changed since.
 
-    For one ttl after an epoch change a read asks these too, as a user's last heartbeat may only be there.
-    ``array('H')`` of 16384 indices into ``old.nodes``, 0xFFFF where nobody more needs asking. Nodes are the
-    same if their names are. Not to be changed.
+    For one ttl after the last node has left the old topology a read asks these too, as a user's last
+    heartbeat may only be there. ``array('H')`` of 16384 indices into ``old.nodes``, 0xFFFF where nobody more
+    needs asking. Nodes are the same if their names are. Not to be changed.
     """
     if old.hash_seed != new.hash_seed:
         raise ValueError("keys under another hash seed are other keys: old owners cannot be asked for them")
+    changed = _changed(old, new)
+    column = zip(old.column(rank), changed, strict=True)
+    return array("H", (index if moved else NO_NODE for index, moved in column))
+
+
+@lru_cache(maxsize=16)
+def _changed(old: Topology, new: Topology) -> bytes:
+    """Return 1 for each slot whose set of owners is another one."""
     index_in_new = {node.name: index for index, node in enumerate(new.nodes)}
     renumbered = [index_in_new.get(node.name, NO_NODE) for node in old.nodes]
-    current = zip(*map(new.column, range(new.replicas)), strict=True)
-    targets = array("H", [NO_NODE]) * SLOTS
-    for slot, (index, owners) in enumerate(zip(old.column(rank), current, strict=True)):
-        if renumbered[index] not in owners:
-            targets[slot] = index
-    return targets
+    before = zip(*map(old.column, range(old.replicas)), strict=True)
+    after = zip(*map(new.column, range(new.replicas)), strict=True)
+    return bytes(
+        {renumbered[index] for index in then} != set(now) for then, now in zip(before, after, strict=True)
+    )
 
 
 @lru_cache(maxsize=64)

@@ -7,7 +7,7 @@ change when the caller changes the list it was made from.
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from itertools import compress
 from typing import TYPE_CHECKING, Any, overload
@@ -33,7 +33,7 @@ class Snapshot(Sequence[Status]):
     ``numpy.asarray(snapshot)`` is a read-only ``uint8`` view without a copy.
     """
 
-    __slots__ = ("__dict__", "_ages", "_tick_s", "ids", "reasons_packed", "statuses")
+    __slots__ = ("__dict__", "_ages", "_retry_after", "_tick_s", "ids", "reasons_packed", "statuses")
 
     def __init__(
         self,
@@ -42,6 +42,7 @@ class Snapshot(Sequence[Status]):
         reasons_packed: bytes,
         ages: bytes | bytearray | None = None,
         tick_s: float = 0.0,
+        retry_after: Callable[[], Sequence[float | None]] | None = None,
     ) -> None:
         assert len(ids) == len(statuses) == len(reasons_packed)
         self.ids = ids
@@ -49,6 +50,7 @@ class Snapshot(Sequence[Status]):
         self.reasons_packed = reasons_packed
         self._ages = ages
         self._tick_s = tick_s
+        self._retry_after = retry_after
 
     def __len__(self) -> int:
         return len(self.statuses)
@@ -120,6 +122,14 @@ class Snapshot(Sequence[Status]):
     def unknown_reasons(self) -> dict[Reason, int]:
         """How many entries are unknown for each reason that occurs."""
         return {_REASONS[value]: count for value, count in Counter(self.reasons_packed).items() if value}
+
+    @cached_property
+    def retry_after(self) -> tuple[float | None, ...]:
+        """Seconds, from the answer on, until an owner will know: it is warm then, or less busy.
+
+        None beside definite answers, and where no node said when.
+        """
+        return tuple(self._retry_after()) if self._retry_after is not None else (None,) * len(self)
 
     @property
     def ages(self) -> tuple[float | None, ...]:

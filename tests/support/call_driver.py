@@ -20,7 +20,8 @@ class View:
 
     def __init__(self, names: str = "abc", replicas: int = 2) -> None:
         self.topology = topology(names, replicas)
-        self.retired: Topology | None = None
+        self.retired: tuple[Topology, ...] = ()
+        self.unsettled = False
         self.keys_per_frame = limits.KEYS_PER_FRAME
         self.attempts = limits.ATTEMPTS
         self.patience = 0.08
@@ -72,7 +73,7 @@ class Hand:
         del self.waiting[send.token]
         return self._take(self.call.on_reply(send.token, reply, self.now))
 
-    def state(self, node: str, *states: int, epoch: int = 1) -> list[Send]:
+    def state(self, node: str, *states: int, epoch: int = 1, warming_ms: int = 0) -> list[Send]:
         """The node answers a GET with these states, or with the one for all keys."""
         keys = self.to(node).keys
         values = states * keys if len(states) == 1 else states
@@ -81,7 +82,8 @@ class Hand:
         for index, value in enumerate(values):
             packed[index // 4] |= value << index % 4 * 2
         return self.reply(
-            node, messages.GetReply(epoch, 0, keys, memoryview(bytes(packed)), memoryview(bytes(keys)))
+            node,
+            messages.GetReply(epoch, warming_ms, keys, memoryview(bytes(packed)), memoryview(bytes(keys))),
         )
 
     def accept(

@@ -339,9 +339,9 @@ def test_moved_without_a_newer_topology_anywhere_is_not_worth_a_refresh() -> Non
 def test_former_owners_are_asked_for_one_ttl_after_a_change() -> None:
     """Scenario 30: nothing is copied; the last heartbeat may only be where the slot was."""
     view = View("ab", 1)
-    view.retired = topology("ab", 1)
+    view.retired = (topology("ab", 1),)
     view.topology = topology("c", 1, epoch=2)
-    [former] = [node.name for node in view.retired.owners_of(slot_of(key_of(1, 0)))]
+    [former] = [node.name for node in view.retired[0].owners_of(slot_of(key_of(1, 0)))]
     hand = read(view, 1)
     assert hand.nodes == ["c"]
     hand.state("c", COLD, epoch=2)

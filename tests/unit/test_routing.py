@@ -91,20 +91,28 @@ def test_targets_are_computed_once() -> None:
     assert read_targets(topology, 0, frozenset({1})) is read_targets(topology, 0, frozenset({1}))
 
 
-def test_after_an_epoch_change_owners_of_old_are_asked_too() -> None:
+def test_after_an_epoch_change_the_owners_of_old_are_asked_about_what_changed_hands() -> None:
+    """Those who are still owners too: of the old question each of them is one."""
     old, new = cluster("abd"), cluster("bcd", epoch=2)
     rounds = [retired_targets(old, new, rank) for rank in range(2)]
-    retired = set()
+    asked = set()
     for slot in range(SLOTS):
         owners = {node.name for node in new.owners_of(slot)}
+        changed = owners != {node.name for node in old.owners_of(slot)}
         for rank, node in enumerate(old.owners_of(slot)):
             index = rounds[rank][slot]
-            if node.name in owners:
-                assert index == NO_NODE
-            else:
+            if changed:
                 assert old.nodes[index] is node
-                retired.add(node.name)
-    assert retired == {"a", "b", "d"}
+                asked.add(node.name)
+            else:
+                assert index == NO_NODE
+    assert asked == {"a", "b", "d"}
+
+
+def test_a_slot_that_only_gained_an_owner_has_changed_hands_too() -> None:
+    """Who follows the old topology still tells its one owner alone."""
+    old, new = cluster("abc", replicas=1), cluster("abc", replicas=2, epoch=2)
+    assert NO_NODE not in set(retired_targets(old, new, 0))
 
 
 def test_nobody_more_is_asked_when_nothing_moved() -> None:
