@@ -52,9 +52,9 @@ class FakeNode:
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
-    async def start(self, port: int = 0) -> int:
+    async def start(self, port: int = 0, host: str = "127.0.0.1") -> int:
         """Listen; returns the port."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", port, ssl=self.tls)
+        self._server = await asyncio.start_server(self._serve, host, port, ssl=self.tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self.port
 
