@@ -71,30 +71,40 @@ def _bench() -> None:
 def node(
     users: Annotated[int, typer.Option(min=10_000, help="Users resident on the node.")] = 10_000_000,
     batch: Annotated[int, typer.Option(min=1, max=8192, help="Users in a call.")] = 8192,
-    seconds: Annotated[float, typer.Option(min=0.1, help="How long each loop runs.")] = 5.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long each load runs.")] = 5.0,
+    idle: Annotated[int, typer.Option(min=0, help="Idle connections beside the busy client.")] = 10_000,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object, last.")] = False,
 ) -> None:
     """One node through the real client: users a second, CPU a million, latency of a page.
 
     \b
     [dim]pulsering bench node --users 100000000[/]
+
+    Exit code 0 only if no answer was wrong.
     """
     _need_extra("bench node")
-    import asyncio
-    import json
-    from dataclasses import asdict
+    from pulsering_bench.node import run
 
-    from pulsering_bench.node import measure
+    raise typer.Exit(run(users, batch, seconds, idle, as_json=as_json))
 
-    figures = asdict(
-        asyncio.run(measure(users, batch, seconds, lambda step: typer.echo(f"  {step}", err=True)))
-    )
-    if as_json:
-        typer.echo(json.dumps(figures))
-    else:
-        for name, value in figures.items():
-            typer.echo(f"{name:28} {value if isinstance(value, int | str) else round(value, 4):>16}")
-    raise typer.Exit(1 if figures["wrong_answers"] else 0)
+
+@bench.command("client")
+def bench_client(
+    seconds: Annotated[float, typer.Option(min=0.1, help="How long each workload runs.")] = 2.0,
+    nodes: Annotated[int, typer.Option(min=1, max=64, help="Nodes of the stub cluster.")] = 1,
+    replicas: Annotated[int, typer.Option(min=1, max=5, help="Owners of a user there.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """The client library alone, against a stub that costs little: users a second of its own core.
+
+    \b
+    [dim]pulsering bench client --nodes 3 --replicas 2[/]
+    """
+    _need_extra("bench client")
+    from pulsering_bench.client import main
+
+    options = ["--seconds", str(seconds), "--nodes", str(nodes), "--replicas", str(replicas)]
+    raise typer.Exit(main([*options, *(["--json"] if as_json else [])]))
 
 
 @bench.command("table")

@@ -1,71 +1,73 @@
 """How many users a second one node serves through the real client, at what cost, and how fast a page is.
 
-One real node process on one core, this process with the real client on another. Three closed loops (refresh
-by ``heartbeat_many``, the same in small batches, ``get_many``) ask for as much as both can do and account
-for the CPU seconds of each side; one open loop asks for pages of a thousand users at half that load, each
-timed from when it was due. Every answer is judged while it is measured: users of the lower half of the id
-space were beaten, users of the upper never were.
-
-Rates are users per second of the server's CPU: wall time where the server was busy all the time, and
-otherwise the users divided by the CPU seconds it used. ``bottleneck`` says which side was busy. Invariant: no
-figure comes from a run in which an answer was wrong without that being said in ``wrong_answers``.
+One real node process on one core, this process with the real client on another. ``node_loads`` asks for as
+much as both can do and accounts for the CPU seconds of each side; then for pages of a thousand users at half
+of what was possible, in open loop: alone, with idle connections beside, and while the table grows and is
+swept. Rates are users per second of the server's CPU; each says how it is known. Invariant: no figure comes
+from a run in which an answer was wrong without that being said in ``wrong_answers``.
 """
 
 import asyncio
+import contextlib
+import gc
+import json
 import os
+import resource
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
+import psutil  # type: ignore[import-untyped,unused-ignore]
+import uvloop
+from rich.console import Console
+from rich.table import Table
 
-from pulsering import PresenceClient, Status
+from pulsering import PresenceClient
+from pulsering_bench.node_loads import PAGE, Load, Loads, RawPeer, Starving
 from pulsering_server.local_cluster import LocalCluster
 
-__all__ = ["NodeFigures", "measure"]
-
-TTL_MS: Final = 3_600_000
-"""Nobody expires while the users are loaded."""
+__all__ = ["Idle", "NodeFigures", "Pages", "measure", "run"]
 
 CALLS_AT_ONCE: Final = 4
 """Enough that neither side waits for the other, few enough that the frames stay in the caches."""
 
-PAGE: Final = 1000
-BUSY_SHARE: Final = 0.9
-"""Of a core, above which a side is called busy."""
+SMALL: Final = 100
+SMALL_CALLS_AT_ONCE: Final = 64
+"""Small frames share a read, as they do where many handlers beat for their devices."""
 
-LOAD_BATCH: Final = 8192
-_TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+TASKS: Final = 1000
+GROWTH: Final = 0.12
+"""Of the users, added while pages are asked: a table grows by a ninth at a time, so it grows meanwhile."""
 
-Ids = NDArray[np.uint64]
+FILES_BESIDE: Final = 256
+"""Files that this process has open beside the idle connections."""
 
 
 @dataclass(frozen=True)
-class Loop:
-    """What one closed loop did: users, and seconds of wall time and of each side's CPU."""
+class Pages:
+    """Pages in open loop: how long they took from when they were due.
 
-    users: int
-    wall_s: float
-    server_s: float
-    client_s: float
+    ``starved`` is the share of time in which the node or this process had work but other programs had its
+    core: the percentiles are the node's own only where it is next to nothing.
+    """
 
-    @property
-    def server_busy(self) -> bool:
-        """Whether the server worked all the time."""
-        return self.server_s > BUSY_SHARE * self.wall_s
+    name: str
+    per_s: float
+    p50_ms: float
+    p99_ms: float
+    p999_ms: float
+    starved: float
 
-    @property
-    def client_busy(self) -> bool:
-        """Whether this process worked all the time."""
-        return self.client_s > BUSY_SHARE * self.wall_s
 
-    @property
-    def per_server_s(self) -> float:
-        """Users a second of the server's CPU."""
-        return self.users / (self.wall_s if self.server_busy else max(self.server_s, 1 / _TICKS_PER_S))
+@dataclass(frozen=True)
+class Idle:
+    """Connections that only stand open: the node's memory for each, and a page's p99 over that without."""
+
+    connections: int
+    bytes_each: float
+    p99_ratio: float
 
 
 @dataclass(frozen=True)
@@ -76,160 +78,201 @@ class NodeFigures:
     batch: int
     heartbeats_per_s: float
     heartbeats_per_s_batch_100: float
+    frames_of_one_per_s: float
     gets_per_s: float
-    heartbeats_per_wall_s: float
-    gets_per_wall_s: float
+    calls_of_one_per_s: float
+    """By the clock: what a client does in a second that awaits each heartbeat by itself."""
     server_cpu_s_per_million: float
     client_cpu_s_per_million: float
-    page_rate_per_s: float
     p50_ms: float
     p99_ms: float
     p999_ms: float
+    """Of the pages while the table grew and was swept."""
     bottleneck: str
+    basis: str
+    """How ``heartbeats_per_s`` and ``bottleneck`` are known."""
     wrong_answers: int
-
-
-def cpu_seconds(pid: int) -> float:
-    """CPU seconds that a process has used, user and system."""
-    fields = Path(f"/proc/{pid}/stat").read_text("ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
+    failed_calls: int
+    loads: tuple[Load, ...]
+    pages: tuple[Pages, ...]
+    idle: Idle
 
 
 async def measure(
-    users: int, batch: int, seconds: float, tell: Callable[[str], None] = lambda _: None
+    users: int, batch: int, seconds: float, idle: int, tell: Callable[[str], None] = lambda _: None
 ) -> NodeFigures:
-    """Load ``users`` users and run each loop for about ``seconds``."""
-    async with LocalCluster(1, ttl_ms=TTL_MS) as cluster:
+    """Load ``users`` users and run each load for about ``seconds``, some beside ``idle`` connections."""
+    idle = _allowed(idle)
+    limits: dict[str, str | int] = {"connections": idle + 64}
+    async with LocalCluster(1, ttl_ms=_ttl_ms(users, seconds), limits=limits) as cluster:
         (node,) = cluster.nodes.values()
-        _pin(node.pid)
-        async with PresenceClient.from_url(cluster.url, timeout=10) as presence:
-            bench = _Bench(presence, node.pid, users)
-            tell(f"loading {users:,} users")
-            await bench.load()
-            tell(f"refreshing in batches of {batch}")
-            refresh = await bench.loop(bench.refresh, batch, seconds)
-            tell("refreshing in batches of 100")
-            small = await bench.loop(bench.refresh, 100, seconds)
-            tell(f"getting in batches of {batch}")
-            gets = await bench.loop(bench.get, batch, seconds)
-            rate = 0.5 / (PAGE * max(gets.server_s, gets.client_s) / gets.users)
-            rate = min(rate, 2000.0)
-            tell(f"pages of {PAGE}, {rate:,.0f} a second, open loop")
-            latencies = await bench.pages(rate, seconds)
-    p50, p99, p999 = np.percentile(latencies, [50, 99, 99.9]) * 1000
-    whole = Loop(
-        refresh.users + gets.users,
-        refresh.wall_s + gets.wall_s,
-        refresh.server_s + gets.server_s,
-        refresh.client_s + gets.client_s,
-    )
+        with _apart(node.pid):
+            async with PresenceClient.from_url(cluster.url, timeout=10) as presence:
+                loads = Loads(presence, node.pid, users)
+                tell(f"loading {users:,} users")
+                await loads.fill()
+                closed = await _closed_loops(loads, node.address, batch, seconds, tell)
+                tell("refreshing everybody")
+                await loads.fill()
+                pages, beside = await _open_loops(loads, node.address, closed[-1], seconds, idle, tell)
+    beats, small, frames, gets, singles, _ = closed
+    whole_users = beats.users + gets.users
     return NodeFigures(
         users=users,
         batch=batch,
-        heartbeats_per_s=refresh.per_server_s,
+        heartbeats_per_s=beats.per_server_s,
         heartbeats_per_s_batch_100=small.per_server_s,
+        frames_of_one_per_s=frames.per_server_s,
         gets_per_s=gets.per_server_s,
-        heartbeats_per_wall_s=refresh.users / refresh.wall_s,
-        gets_per_wall_s=gets.users / gets.wall_s,
-        server_cpu_s_per_million=whole.server_s / whole.users * 1e6,
-        client_cpu_s_per_million=whole.client_s / whole.users * 1e6,
-        page_rate_per_s=rate,
-        p50_ms=float(p50),
-        p99_ms=float(p99),
-        p999_ms=float(p999),
-        bottleneck=_bottleneck(whole),
-        wrong_answers=bench.wrong,
+        calls_of_one_per_s=singles.calls / singles.wall_s,
+        server_cpu_s_per_million=(beats.server_s + gets.server_s) / whole_users * 1e6,
+        client_cpu_s_per_million=(beats.client_s + gets.client_s) / whole_users * 1e6,
+        p50_ms=pages[-1].p50_ms,
+        p99_ms=pages[-1].p99_ms,
+        p999_ms=pages[-1].p999_ms,
+        bottleneck=beats.bottleneck,
+        basis=beats.basis,
+        wrong_answers=loads.wrong,
+        failed_calls=loads.failed,
+        loads=closed,
+        pages=pages,
+        idle=beside,
     )
 
 
-class _Bench:
-    """A client, the node it talks to, and who is online there."""
-
-    def __init__(self, presence: PresenceClient, server_pid: int, users: int) -> None:
-        self.wrong = 0
-        self._presence = presence
-        self._pid = server_pid
-        self._users = users
-        self._rng = np.random.default_rng(1)
-
-    async def load(self) -> None:
-        numbers = iter(range(0, self._users, LOAD_BATCH))
-
-        async def worker() -> None:
-            for start in numbers:
-                ids = np.arange(start, min(start + LOAD_BATCH, self._users), dtype=np.uint64)
-                report = await self._presence.heartbeat_many(ids)
-                self.wrong += report.total - report.accepted
-
-        await asyncio.gather(*(worker() for _ in range(CALLS_AT_ONCE)))
-
-    async def loop(self, call: Callable[[Ids], Awaitable[None]], batch: int, seconds: float) -> Loop:
-        """Closed loop: as many calls as can be answered, ``CALLS_AT_ONCE`` under way."""
-        pool = [self._present(batch) for _ in range(64)]
-        done = 0
-        server, client, began = cpu_seconds(self._pid), time.process_time(), time.perf_counter()
-        end = began + seconds
-
-        async def worker(offset: int) -> None:
-            nonlocal done
-            turn = offset
-            while time.perf_counter() < end:
-                await call(pool[turn % len(pool)])
-                turn += 1
-                done += batch
-
-        await asyncio.gather(*(worker(offset) for offset in range(CALLS_AT_ONCE)))
-        wall = time.perf_counter() - began
-        return Loop(done, wall, cpu_seconds(self._pid) - server, time.process_time() - client)
-
-    async def refresh(self, ids: Ids) -> None:
-        report = await self._presence.heartbeat_many(ids)
-        self.wrong += report.total - report.accepted
-
-    async def get(self, ids: Ids) -> None:
-        snapshot = await self._presence.get_many(ids)
-        self.wrong += len(ids) - snapshot.counts[Status.ONLINE]
-
-    async def pages(self, rate: float, seconds: float) -> NDArray[np.float64]:
-        """Open loop: pages due at fixed times, half their users never seen; seconds from due to answer."""
-        latencies: list[float] = []
-        pool = [np.concatenate([self._present(PAGE // 2), self._absent(PAGE // 2)]) for _ in range(64)]
-
-        async def page(due: float, ids: Ids) -> None:
-            snapshot = await self._presence.get_many(ids)
-            latencies.append(time.perf_counter() - due)
-            online = np.frombuffer(snapshot.statuses, np.uint8) == Status.ONLINE
-            self.wrong += int(np.count_nonzero(~online[: PAGE // 2]) + np.count_nonzero(online[PAGE // 2 :]))
-
-        began = time.perf_counter()
-        running: set[asyncio.Task[None]] = set()
-        for turn in range(max(1, int(rate * seconds))):
-            due = began + turn / rate
-            while (ahead := due - time.perf_counter()) > 0:  # noqa: ASYNC110  # it waits for a time, not an event
-                # Timers of the loop are a millisecond coarse; the last one is spent giving others a turn.
-                await asyncio.sleep(ahead - 0.001 if ahead > 0.002 else 0)
-            task = asyncio.create_task(page(due, pool[turn % len(pool)]))
-            running.add(task)
-            task.add_done_callback(running.discard)
-        await asyncio.gather(*running)
-        return np.array(latencies)
-
-    def _present(self, count: int) -> Ids:
-        return self._rng.integers(0, self._users, count, dtype=np.uint64)
-
-    def _absent(self, count: int) -> Ids:
-        return self._rng.integers(2**63, 2**64, count, dtype=np.uint64)
+async def _closed_loops(
+    loads: Loads, address: str, batch: int, seconds: float, tell: Callable[[str], None]
+) -> tuple[Load, Load, Load, Load, Load, Load]:
+    tell(f"heartbeat_many, {batch} users")
+    beats = await loads.batches(f"heartbeat_many {batch}", loads.refresh, batch, CALLS_AT_ONCE, seconds)
+    tell(f"heartbeat_many, {SMALL} users")
+    small = await loads.batches(f"heartbeat_many {SMALL}", loads.refresh, SMALL, SMALL_CALLS_AT_ONCE, seconds)
+    tell("frames of one user, raw")
+    with contextlib.closing(RawPeer(address)) as peer:
+        frames = await loads.raw("frames of one user, raw", peer, seconds)
+    tell(f"get_many, {batch} users")
+    gets = await loads.batches(f"get_many {batch}", loads.get, batch, CALLS_AT_ONCE, seconds)
+    tell(f"heartbeat, {TASKS} tasks")
+    singles = await loads.singles(f"heartbeat, {TASKS} tasks", TASKS, seconds)
+    tell(f"get_many, {PAGE} users")
+    pages = await loads.batches(f"get_many {PAGE}", loads.get, PAGE, CALLS_AT_ONCE, seconds)
+    return beats, small, frames, gets, singles, pages
 
 
-def _pin(server_pid: int) -> None:
-    """Give each side a core of its own, where there are two."""
-    cores = sorted(os.sched_getaffinity(0))
+async def _open_loops(
+    loads: Loads, address: str, possible: Load, seconds: float, idle: int, tell: Callable[[str], None]
+) -> tuple[tuple[Pages, Pages, Pages], Idle]:
+    rate = possible.calls / possible.wall_s / 2
+    tell(f"pages of {PAGE}, {rate:,.0f} a second")
+    alone = await _pages("pages", loads, rate, seconds)
+    before = _resident(loads.server_pid)
+    with contextlib.ExitStack() as stack:
+        tell(f"the same beside {idle:,} idle connections")
+        for _ in range(idle):
+            stack.enter_context(contextlib.closing(RawPeer(address)))
+            await asyncio.sleep(0)
+        bytes_each = (_resident(loads.server_pid) - before) / max(idle, 1)
+        beside = await _pages(f"beside {idle} idle", loads, rate, seconds)
+    tell(f"the same while {GROWTH:.0%} more users come and half of them leave")
+    async with asyncio.TaskGroup() as group:
+        group.create_task(loads.grow(GROWTH, seconds))
+        growing = await _pages("while it grows", loads, rate, seconds)
+    return (alone, beside, growing), Idle(idle, bytes_each, beside.p99_ms / alone.p99_ms)
+
+
+async def _pages(name: str, loads: Loads, rate: float, seconds: float) -> Pages:
+    starving, began = Starving(loads.server_pid), time.perf_counter()
+    took = await loads.pages(rate, seconds)
+    starved = starving.seconds / (time.perf_counter() - began)
+    p50, p99, p999 = np.percentile(took, [50, 99, 99.9]) * 1000
+    return Pages(name, rate, float(p50), float(p99), float(p999), starved)
+
+
+def _ttl_ms(users: int, seconds: float) -> int:
+    """Long enough that nobody expires between two fills on a slow machine, short enough that sweeps go on."""
+    return 60_000 + round(seconds * 10_000) + users // 1000
+
+
+def _allowed(idle: int) -> int:
+    """As many idle connections as this process and the node may have files for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = idle + FILES_BESIDE
+    if soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return min(idle, soft - FILES_BESIDE)
+
+
+def _resident(pid: int) -> int:
+    return int(psutil.Process(pid).memory_info().rss)
+
+
+@contextlib.contextmanager
+def _apart(server_pid: int) -> Iterator[None]:
+    """Give each side a core of its own, where there are two, and this one a collector that looks at less."""
+    cores = os.sched_getaffinity(0)
     if len(cores) >= 2:
-        os.sched_setaffinity(server_pid, {cores[0]})
-        os.sched_setaffinity(0, {cores[1]})
+        os.sched_setaffinity(server_pid, {min(cores)})
+        os.sched_setaffinity(0, {max(cores)})
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+        os.sched_setaffinity(0, cores)
 
 
-def _bottleneck(loop: Loop) -> str:
-    if loop.server_busy and loop.client_busy:
-        return "both"
-    return "server" if loop.server_busy else "client" if loop.client_busy else "neither"
+# --- For people -------------------------------------------------------------------------------------------
+
+
+def report(figures: NodeFigures) -> list[Table]:
+    """The figures as people read them."""
+    loads = Table(title=f"one node, {figures.users:,} users resident; millions of users a second")
+    for heading in ("load", "M/server s", "M/s", "server", "client", "starved", "bottleneck"):
+        loads.add_column(heading, justify="left" if heading == "load" else "right", no_wrap=heading == "load")
+    for load in figures.loads:
+        loads.add_row(
+            load.name,
+            f"{load.per_server_s / 1e6:.3f}",
+            f"{load.users / load.wall_s / 1e6:.3f}",
+            f"{load.server_share:.0%}",
+            f"{load.client_share:.0%}",
+            f"{load.starved_s / load.wall_s:.0%}",
+            load.bottleneck,
+        )
+    pages = Table(title=f"pages of {PAGE} users at half of what is possible, open loop")
+    for heading in ("", "pages / s", "p50 ms", "p99 ms", "p99.9 ms", "starved"):
+        pages.add_column(heading, justify="right" if heading else "left")
+    for each in figures.pages:
+        milliseconds = (f"{ms:.2f}" for ms in (each.p50_ms, each.p99_ms, each.p999_ms))
+        pages.add_row(each.name, f"{each.per_s:,.0f}", *milliseconds, f"{each.starved:.1%}")
+    return [loads, pages]
+
+
+def lines_of(figures: NodeFigures) -> list[str]:
+    """What the tables do not say."""
+    idle = figures.idle
+    return [
+        f"server CPU s a million users  {figures.server_cpu_s_per_million:.4f}",
+        f"client CPU s a million users  {figures.client_cpu_s_per_million:.4f}",
+        f"idle connections              {idle.connections:,} at {idle.bytes_each / 1024:.2f} KiB each,"
+        f" p99 of a page x {idle.p99_ratio:.2f}",
+        f"bottleneck                    {figures.bottleneck}; {figures.basis}",
+        f"wrong answers                 {figures.wrong_answers}, calls without one {figures.failed_calls}",
+    ]
+
+
+def run(users: int, batch: int, seconds: float, idle: int, *, as_json: bool) -> int:
+    """``pulsering bench node``; its exit code."""
+    steps = Console(stderr=True, highlight=False)
+    figures = uvloop.run(measure(users, batch, seconds, idle, lambda step: steps.print(f"  {step}")))
+    if as_json:
+        print(json.dumps(asdict(figures)))
+    else:
+        console = Console(highlight=False)
+        for table in report(figures):
+            console.print(table)
+        for line in lines_of(figures):
+            console.print(line)
+    return 1 if figures.wrong_answers else 0
