@@ -117,7 +117,7 @@ class Loads:
     async def batches(
         self, name: str, call: Callable[[Ids], Awaitable[bool]], batch: int, at_once: int, seconds: float
     ) -> Load:
-        """As many calls of ``batch`` users as are answered, ``at_once`` under way; what failed does not count."""
+        """As many calls of ``batch`` users as are answered, ``at_once`` under way."""
         pool = [self._present(batch) for _ in range(_POOL)]
         calls = 0
 
