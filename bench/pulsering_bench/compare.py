@@ -1,0 +1,326 @@
+"""``pulsering bench compare``: the same work on every presence store, in one run, alternating.
+
+All servers run at once on one core, the generator on another. Rounds go through the peers in turn, each
+starting with another one, so that a slow minute of the machine falls on all of them. Users are 64-bit ids,
+a seed fixes which. Every answer is checked while it is measured (``drive``); how the peers are set up
+stands in ``peers``. Invariant: what one peer is asked, every peer is asked: the same ids, the same batches,
+the same rates.
+"""
+
+import contextlib
+import functools
+import gc
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import numpy as np
+
+from pulsering_bench.drive import Arrival, Closed, Drive, Open
+from pulsering_bench.expiry import run_wave
+from pulsering_bench.figures import measure_of, ratios_of
+from pulsering_bench.machine import machine_facts
+from pulsering_bench.peers import (
+    Ids,
+    Mask,
+    Memcached,
+    PackedRedis,
+    Peer,
+    PostgreSQL,
+    PulseringNode,
+    Redis,
+    Request,
+    Scale,
+    TtlDictionary,
+    Valkey,
+)
+from pulsering_bench.table import keys_of
+from pulsering_bench.usage import Watch, bytes_of, cores, pin
+
+__all__ = ["PEERS", "Work", "compare"]
+
+PEERS: Final[tuple[type[Peer], ...]] = (
+    PulseringNode,
+    Valkey,
+    Redis,
+    PackedRedis,
+    Memcached,
+    PostgreSQL,
+    TtlDictionary,
+)
+HOLD_S: Final = 7200
+"""The ttl of stores in which it comes with the user: nobody expires while rates are measured."""
+
+ABSENT: Final = 1 << 40
+"""Users from this number on were never online."""
+
+CLIENT_POOL: Final = 20
+MEASURES: Final = ("refresh", "get_hits", "get_half")
+FORMAT: Final = 1
+
+Tell = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Work:
+    """How much of everything; the same for all peers."""
+
+    users: int = 5_000_000
+    ttl_s: int = 20
+    batch: int = 1000
+    seconds: float = 1.5
+    repeats: int = 3
+    pool_batches: int = 2000
+    client_batch: int = 8192
+    client_seconds: float = 1.0
+    page: int = 100
+    pages_per_s: int = 500
+    beats_per_s: int = 200
+    open_seconds: float = 4.0
+    wave_users: int = 1_000_000
+    wave_ttl_s: int = 10
+    wave_patience_s: float = 15.0
+    seed: int = 1
+
+
+def compare(work: Work, tell: Tell = lambda _: None, peers: Sequence[type[Peer]] = PEERS) -> dict[str, Any]:
+    """Run everything; the results as JSON has them."""
+    facts = machine_facts()
+    server_core, own_core = cores()
+    skipped: dict[str, Any] = {}
+    chosen: list[Peer] = []
+    for kind in peers:
+        absent = kind.missing()
+        if absent is None:
+            chosen.append(kind(Scale(work.users, work.ttl_s, HOLD_S, server_core)))
+            continue
+        skipped[kind.name] = {"title": kind.title, "missing": absent, "install": kind.install}
+        tell(f"skipped: {kind.title}: {absent} is not installed ({kind.install})")
+    release = pin(own_core)
+    try:
+        results = _Comparison(work, chosen, tell).run()
+    finally:
+        release()
+    results = {
+        "format": FORMAT,
+        "machine": facts,
+        "cores": {"server": server_core, "generator": own_core},
+        "work": asdict(work),
+        "peers": results,
+        "skipped": skipped,
+        "wrong_answers": sum(peer["wrong_answers"] for peer in results.values()),
+    }
+    return results | ratios_of(results["peers"])
+
+
+class _Comparison:
+    def __init__(self, work: Work, peers: list[Peer], tell: Tell) -> None:
+        self.work = work
+        self.peers = peers
+        self.tell = tell
+        self.random = np.random.default_rng(work.seed)
+        self.ids = keys_of(np.arange(work.users, dtype=np.uint64))
+        self.drives: dict[str, Drive] = {}
+        self.loaded_at: dict[str, float] = {}
+        self.runs: dict[str, dict[str, dict[str, list[Closed]]]] = {}
+        self.opens: dict[str, list[Open]] = {}
+        self.facts: dict[str, dict[str, Any]] = {}
+
+    def run(self) -> dict[str, Any]:
+        with contextlib.ExitStack() as stack:
+            for peer in self.peers:
+                self.tell(f"{peer.title}: loading {self.work.users:,} users")
+                stack.callback(peer.stop)
+                self._load_first(peer, stack)
+            self._await_warm()
+            gc.collect()
+            gc.freeze()
+            for turn in range(self.work.repeats):
+                self.tell(f"round {turn + 1} of {self.work.repeats}")
+                for measure in MEASURES:
+                    for peer in self._in_turn(turn):
+                        self._closed(peer, measure)
+                for peer in self._in_turn(turn):
+                    self._clients(peer)
+                for peer in self._in_turn(turn):
+                    self._open(peer)
+            gc.unfreeze()
+        for peer in self.peers:
+            self._expire(peer)
+        return {peer.name: self._figures(peer) for peer in self.peers}
+
+    # --- Users ----------------------------------------------------------------------------------------------
+
+    def _load_first(self, peer: Peer, stack: contextlib.ExitStack) -> None:
+        peer.start()
+        self.facts[peer.name] = {"version": peer.version()}
+        self.runs[peer.name] = {"raw": {}, "client": {}}
+        self.opens[peer.name] = []
+        empty = bytes_of(peer.pids())
+        drive = self.drives[peer.name] = stack.enter_context(Drive(peer))
+        self._note(peer, "raw", "load", self._load(peer, drive))
+        grown = bytes_of(peer.pids()) - empty
+        self.facts[peer.name] |= {"bytes_empty": empty, "bytes_per_user": grown / self.work.users}
+
+    def _load(self, peer: Peer, drive: Drive) -> Closed:
+        batch = self.work.batch
+        requests = (peer.refresh(self.ids[at : at + batch]) for at in range(0, len(self.ids), batch))
+        self.loaded_at[peer.name] = time.monotonic()
+        return drive.run_all(requests)
+
+    def _renew(self, peer: Peer) -> None:
+        """Refresh everybody, where the ttl is the store's own and a good part of it is over."""
+        if not peer.keeps_hold and time.monotonic() - self.loaded_at[peer.name] > self.work.ttl_s / 4:
+            self._load(peer, self.drives[peer.name])
+
+    def _await_warm(self) -> None:
+        while (warm_in := max((peer.warm_in_s() for peer in self.peers), default=0.0)) > 0:
+            time.sleep(min(warm_in + 0.01, 1.0))
+
+    def _in_turn(self, turn: int) -> list[Peer]:
+        return self.peers[turn % len(self.peers) :] + self.peers[: turn % len(self.peers)]
+
+    def _choose(self, count: int, size: int) -> Iterator[Ids]:
+        """``count`` batches of present users, nobody twice while there are enough."""
+        size = min(size, len(self.ids) // 2)
+        order = self.random.permutation(len(self.ids))
+        per_round = len(order) // size
+        for index in range(count):
+            at = index % per_round * size
+            yield self.ids[order[at : at + size]]
+
+    def _half(self, present: Ids) -> tuple[Ids, Mask]:
+        """Every second of them replaced by somebody who was never online."""
+        online = np.arange(len(present)) % 2 == 0
+        absent = keys_of(self.random.integers(ABSENT, 1 << 60, len(present), dtype=np.uint64))
+        return np.where(online, present, absent), online
+
+    # --- Rates ----------------------------------------------------------------------------------------------
+
+    def _closed(self, peer: Peer, measure: str) -> None:
+        pool = [
+            self._request(peer, measure, ids) for ids in self._choose(self.work.pool_batches, self.work.batch)
+        ]
+        self._renew(peer)
+        self._note(peer, "raw", measure, self.drives[peer.name].run_for(pool, self.work.seconds))
+
+    def _request(self, peer: Peer, measure: str, present: Ids) -> Request:
+        if measure == "refresh":
+            return peer.refresh(present)
+        if measure == "get_hits":
+            return peer.get(present, np.ones(len(present), bool))
+        return peer.get(*self._half(present))
+
+    def _clients(self, peer: Peer) -> None:
+        """One caller, batch after batch, through the Python client."""
+        size = self.work.client_batch
+        client = peer.client()
+        try:
+            present = [client.prepare(ids) for ids in self._choose(CLIENT_POOL, size)]
+            pages = [
+                (client.prepare(ids), online.tobytes())
+                for ids, online in map(self._half, self._choose(CLIENT_POOL, size))
+            ]
+            self._renew(peer)
+            refreshes = [functools.partial(client.refresh, ids) for ids in present]
+            self._note(peer, "client", "refresh", self._calls(peer, refreshes, len(present[0])))
+            gets = [functools.partial(_differences, client.get, ids, online) for ids, online in pages]
+            self._note(peer, "client", "get_half", self._calls(peer, gets, len(pages[0][1])))
+        finally:
+            client.close()
+
+    def _calls(self, peer: Peer, calls: Sequence[Callable[[], int]], users_per_call: int) -> Closed:
+        calls[0]()
+        users = wrong = turn = 0
+        watch = Watch(peer.pids())
+        until = time.perf_counter() + self.work.client_seconds
+        while time.perf_counter() < until:
+            wrong += calls[turn % len(calls)]()
+            users += users_per_call
+            turn += 1
+        wall, server, caller = watch.stop()
+        return Closed(users, wrong, wall, server, caller)
+
+    def _note(self, peer: Peer, section: str, measure: str, run: Closed) -> None:
+        self.runs[peer.name][section].setdefault(measure, []).append(run)
+
+    # --- Latency --------------------------------------------------------------------------------------------
+
+    def _open(self, peer: Peer) -> None:
+        """Pages and heartbeats at one fixed rate, the same for all, each timed from when it was due."""
+        work = self.work
+        arrivals = []
+        for kind, rate in (("get", work.pages_per_s), ("refresh", work.beats_per_s)):
+            count = max(1, int(rate * work.open_seconds))
+            offset = 0.5 / rate if kind == "refresh" else 0.0
+            for index, present in enumerate(self._choose(count, work.page)):
+                measure = "get_half" if kind == "get" else "refresh"
+                arrivals.append(Arrival(index / rate + offset, kind, self._request(peer, measure, present)))
+        arrivals.sort(key=lambda arrival: arrival.due_s)
+        self._renew(peer)
+        self.opens[peer.name].append(self.drives[peer.name].run_open(arrivals))
+
+    # --- Expiry ---------------------------------------------------------------------------------------------
+
+    def _expire(self, peer: Peer) -> None:
+        work = self.work
+        self.tell(f"{peer.title}: a wave of {work.wave_users:,} users goes offline")
+        scale = Scale(work.wave_users, work.wave_ttl_s, work.wave_ttl_s, peer.scale.core)
+        ids = keys_of(np.arange(work.wave_users, dtype=np.uint64))
+        self.facts[peer.name]["expiry"] = asdict(run_wave(type(peer)(scale), ids, work.wave_patience_s))
+
+    # --- Results --------------------------------------------------------------------------------------------
+
+    def _figures(self, peer: Peer) -> dict[str, Any]:
+        runs = self.runs[peer.name]
+        sections: dict[str, dict[str, Any]] = {
+            section: {measure: measure_of(found) for measure, found in runs[section].items()}
+            for section in ("raw", "client")
+        }
+        latency = latency_of(self.opens[peer.name])
+        wrong = latency["wrong_answers"] + sum(
+            measure["wrong_answers"] for section in sections.values() for measure in section.values()
+        )
+        return (
+            {
+                "title": peer.title,
+                "design": peer.design,
+                "client_title": peer.client_title,
+                "one_key_per_user": peer.one_key_per_user,
+                "has_library": peer.has_library,
+                "ttl_s": HOLD_S if peer.keeps_hold else self.work.ttl_s,
+            }
+            | self.facts[peer.name]
+            | sections
+            | {"latency": latency, "wrong_answers": wrong}
+        )
+
+
+def latency_of(runs: Sequence[Open]) -> dict[str, Any]:
+    """Several open loops: percentiles of all their samples, medians of the rest."""
+    found: dict[str, Any] = {}
+    for kind in runs[0].latencies_s:
+        samples = np.concatenate([run.latencies_s[kind] for run in runs]) * 1000
+        p50, p99, p999 = np.percentile(samples, [50, 99, 99.9])
+        found[kind] = {"p50_ms": float(p50), "p99_ms": float(p99), "p999_ms": float(p999)} | {
+            "max_ms": float(samples.max()),
+            "samples": len(samples),
+        }
+    return found | {
+        "generator_lag_p99_ms": statistics.median(run.lag_ms for run in runs),
+        "generator_busy": statistics.median(run.generator.busy for run in runs),
+        "server_busy": statistics.median(run.server.busy for run in runs),
+        "server_cpu_s_per_million": 1e6
+        * statistics.median(run.server.cpu_s / max(1, run.users) for run in runs),
+        "unanswered": sum(run.unanswered for run in runs),
+        "wrong_answers": sum(run.wrong for run in runs),
+    }
+
+
+def _differences(get: Callable[[Any], Sequence[int]], ids: Any, expected: bytes) -> int:
+    found = bytes(get(ids))
+    if found == expected:
+        return 0
+    return sum(a != b for a, b in zip(found, expected, strict=True))

@@ -1,0 +1,293 @@
+"""The generator: sends requests that were made ahead over raw sockets and checks every reply.
+
+One thread, a few connections, epoll. *Closed loop*: each connection has a fixed number of requests under way
+and sends the next when one is answered; it says how much a server can do, and its latencies say nothing.
+*Open loop*: requests are due at times fixed beforehand, and latency counts from then, so a server that
+stands still for a second is charged with everything that should have been asked in that second. The
+generator watches itself: how much of the time it had work, and how late it sent what was due. Invariant:
+no reply is counted unread, and no figure comes without both sides' shares.
+"""
+
+import select
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle, islice
+from socket import SO_RCVBUF, SO_SNDBUF, SOL_SOCKET, socket
+from time import perf_counter
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pulsering_bench.usage import BUSY_SHARE, Share, Watch
+
+__all__ = ["Arrival", "Closed", "Drive", "Open", "Speaker"]
+
+CONNECTIONS: Final = 4
+WINDOW: Final = 8
+"""Requests under way on each connection: enough that the server never waits for us."""
+
+SOCKET_BYTES: Final = 4 << 20
+READ_BYTES: Final = 1 << 18
+PATIENCE_S: Final = 60.0
+SPIN_S: Final = 0.0015
+"""Before something is due, epoll with its millisecond steps is not asked to wait any more."""
+
+
+class Answer(Protocol):
+    """Where a reply ended, how many of its answers are wrong."""
+
+    @property
+    def end(self) -> int: ...
+    @property
+    def wrong(self) -> int: ...
+
+
+class Speaker(Protocol):
+    """What the generator needs of a peer."""
+
+    def connect(self) -> socket: ...  # noqa: D102
+    def pids(self) -> list[int]: ...  # noqa: D102
+    def stamp(self, request: Any) -> None: ...  # noqa: D102
+    def check(self, request: Any, data: bytes, at: int) -> Answer | None: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Closed:
+    """One closed loop: users, wrong answers, seconds by the clock, what each side did."""
+
+    users: int
+    wrong: int
+    wall_s: float
+    server: Share
+    generator: Share
+
+    @property
+    def limit(self) -> str:
+        """Which side had work all the time: ``server``, ``generator``, or ``neither``."""
+        return limit_of(self.server, self.generator)
+
+    @property
+    def per_server_s(self) -> float:
+        """Users a second of the server's own CPU."""
+        return self.users / max(self.server.cpu_s, 1e-9)
+
+
+@dataclass(frozen=True)
+class Open:
+    """One open loop: seconds from due to answered by kind of request, and how late the generator was."""
+
+    latencies_s: dict[str, NDArray[np.float64]]
+    lag_s: NDArray[np.float64]
+    users: int
+    wrong: int
+    unanswered: int
+    wall_s: float
+    server: Share
+    generator: Share
+
+    def percentile_ms(self, kind: str, percent: float) -> float:
+        """Milliseconds within which so many percent of this kind were answered."""
+        return float(np.percentile(self.latencies_s[kind], percent)) * 1000
+
+    @property
+    def lag_ms(self) -> float:
+        """How late the generator itself was, at its 99th percentile."""
+        return float(np.percentile(self.lag_s, 99)) * 1000 if len(self.lag_s) else 0.0
+
+
+class Arrival(NamedTuple):
+    """A request and when it is due, in seconds from the start."""
+
+    due_s: float
+    kind: str
+    request: Any
+
+
+def limit_of(server: Share, generator: Share) -> str:
+    """Which side had work all the time; the server first, as it is the one that is measured."""
+    if server.busy >= BUSY_SHARE:
+        return "server"
+    return "generator" if generator.busy >= BUSY_SHARE else "neither"
+
+
+@dataclass
+class _Line:
+    """One connection: what was sent and is not answered, and bytes on their way in either direction."""
+
+    sock: socket
+    pending: deque[tuple[Any, str, float]] = field(default_factory=deque)
+    unread: bytes = b""
+    unsent: deque[memoryview] = field(default_factory=deque)
+    blocked: bool = False
+
+
+class Drive:
+    """The connections to one server; closed with it."""
+
+    def __init__(self, speaker: Speaker, connections: int = CONNECTIONS) -> None:
+        self._speaker = speaker
+        self._epoll = select.epoll()
+        self._lines: dict[int, _Line] = {}
+        for _ in range(connections):
+            sock = speaker.connect()
+            for option in (SO_SNDBUF, SO_RCVBUF):
+                sock.setsockopt(SOL_SOCKET, option, SOCKET_BYTES)
+            sock.setblocking(False)
+            self._lines[sock.fileno()] = _Line(sock)
+            self._epoll.register(sock.fileno(), select.EPOLLIN)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up."""
+        self._epoll.close()
+        for line in self._lines.values():
+            line.sock.close()
+
+    def run_all(self, requests: Iterable[Any], window: int = WINDOW) -> Closed:
+        """Closed loop: each request once."""
+        return self._closed(iter(requests), window)
+
+    def run_for(self, pool: Sequence[Any], seconds: float, window: int = WINDOW) -> Closed:
+        """Closed loop: the pool over and over for about so long. A request is never under way twice."""
+        assert len(pool) > window * len(self._lines)
+        until = perf_counter() + seconds
+
+        def source() -> Iterator[Any]:
+            for request in cycle(pool):
+                if perf_counter() >= until:
+                    return
+                yield request
+
+        return self._closed(source(), window)
+
+    def _closed(self, source: Iterator[Any], window: int) -> Closed:
+        users = wrong = 0
+        lines = list(self._lines.values())
+        watch = Watch(self._speaker.pids())
+        for line in lines:
+            self._send(line, [(request, "", 0.0) for request in islice(source, window)])
+        open_lines = {line.sock.fileno() for line in lines if line.pending}
+        while open_lines:
+            for number, event in self._poll(PATIENCE_S, must=True):
+                line = self._lines[number]
+                if event & select.EPOLLOUT:
+                    self._flush(line)
+                if not event & ~select.EPOLLOUT:
+                    continue
+                answered = 0
+                for request, _, answer in self._receive(line):
+                    users += request.users
+                    wrong += answer
+                    answered += 1
+                if answered:
+                    self._send(line, [(request, "", 0.0) for request in islice(source, answered)])
+                    if not line.pending:
+                        open_lines.discard(number)
+        wall, server, generator = watch.stop()
+        return Closed(users, wrong, wall, server, generator)
+
+    def run_open(self, arrivals: Sequence[Arrival], patience_s: float = 10.0) -> Open:
+        """Open loop: each request when it is due, on the lines in turn, whatever is unanswered."""
+        latencies: dict[str, list[float]] = {arrival.kind: [] for arrival in arrivals}
+        lag = np.zeros(len(arrivals))
+        users = wrong = sent = 0
+        lines = list(self._lines.values())
+        watch = Watch(self._speaker.pids())
+        began = perf_counter()
+        last = began + (arrivals[-1].due_s if arrivals else 0.0)
+        while True:
+            now = perf_counter()
+            while sent < len(arrivals) and (due := began + arrivals[sent].due_s) <= now:
+                arrival = arrivals[sent]
+                lag[sent] = now - due
+                self._send(lines[sent % len(lines)], [(arrival.request, arrival.kind, due)])
+                sent += 1
+                now = perf_counter()
+            if sent == len(arrivals) and (now > last + patience_s or not any(line.pending for line in lines)):
+                break
+            ahead = began + arrivals[sent].due_s - now if sent < len(arrivals) else 0.05
+            for number, event in self._poll(ahead - SPIN_S if ahead > SPIN_S else 0.0):
+                line = self._lines[number]
+                if event & select.EPOLLOUT:
+                    self._flush(line)
+                if event & ~select.EPOLLOUT:
+                    for request, (kind, due), answer in self._receive(line):
+                        latencies[kind].append(perf_counter() - due)
+                        users += request.users
+                        wrong += answer
+        wall, server, generator = watch.stop()
+        ended = perf_counter()
+        unanswered = 0
+        for line in lines:
+            for _, kind, due in line.pending:  # charged with what they waited so far
+                latencies[kind].append(ended - due)
+                unanswered += 1
+        arrays = {kind: np.array(values) for kind, values in latencies.items()}
+        return Open(arrays, lag, users, wrong, unanswered, wall, server, generator)
+
+    def _poll(self, timeout_s: float, *, must: bool = False) -> list[tuple[int, int]]:
+        events = self._epoll.poll(timeout_s)
+        if must and not events:
+            raise TimeoutError(f"no answer for {timeout_s:.0f} s")
+        return events
+
+    def _send(self, line: _Line, batch: list[tuple[Any, str, float]]) -> None:
+        stamp = self._speaker.stamp
+        for request, kind, due in batch:
+            stamp(request)
+            line.pending.append((request, kind, due))
+            line.unsent.append(memoryview(request.data))
+        if batch:
+            self._flush(line)
+
+    def _flush(self, line: _Line) -> None:
+        unsent = line.unsent
+        while unsent:
+            try:
+                sent = line.sock.sendmsg(list(islice(unsent, 64)))
+            except BlockingIOError:
+                break
+            while unsent and sent >= len(unsent[0]):
+                sent -= len(unsent.popleft())
+            if sent:
+                unsent[0] = unsent[0][sent:]
+        if bool(unsent) != line.blocked:
+            line.blocked = not line.blocked
+            wanted = select.EPOLLIN | select.EPOLLOUT if line.blocked else select.EPOLLIN
+            self._epoll.modify(line.sock.fileno(), wanted)
+
+    def _receive(self, line: _Line) -> list[tuple[Any, tuple[str, float], int]]:
+        """Read what is there; the requests that are answered now, each with its wrong answers."""
+        try:
+            chunk = line.sock.recv(READ_BYTES)
+        except BlockingIOError:
+            return []
+        if not chunk:
+            raise ConnectionError(f"the server hung up with {len(line.pending)} requests unanswered")
+        data = line.unread + chunk if line.unread else chunk
+        at = 0
+        answered = []
+        check = self._speaker.check
+        while line.pending and at < len(data):
+            request, kind, due = line.pending[0]
+            checked = check(request, data, at)
+            if checked is None:
+                break
+            line.pending.popleft()
+            answered.append((request, (kind, due), int(checked.wrong)))
+            at = checked.end
+        line.unread = data[at:]
+        return answered

@@ -1,0 +1,133 @@
+"""What a server costs while it is measured: CPU, memory, files and tasks of a whole tree of processes.
+
+Linux says for each thread how long it ran and how long it was ready but had to wait for a core
+(``/proc/<pid>/task/<tid>/schedstat``, in nanoseconds). The two together are the time that it had something to
+do, whoever else used the machine, so *busy* here means that, and a neighbour on the same core does not make
+a server look idle. Memory is the proportional set size, which counts the pages that several processes share
+once. Invariant: a process that ends between two looks makes no error; what it used is lost.
+"""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from time import perf_counter
+from typing import Final, NamedTuple
+
+__all__ = [
+    "BUSY_SHARE",
+    "Cpu",
+    "Share",
+    "Watch",
+    "bytes_of",
+    "cores",
+    "cpu_of",
+    "files_of",
+    "pin",
+    "tasks_of",
+    "tree_of",
+]
+
+BUSY_SHARE: Final = 0.9
+"""Of the time by the clock, above which a side had work all the time, but for rounding."""
+
+
+class Cpu(NamedTuple):
+    """Seconds that threads ran, and that they were ready but waited for a core."""
+
+    ran_s: float
+    waited_s: float
+
+
+class Share(NamedTuple):
+    """What one side did in a stretch of time: CPU seconds, and which part of the time it had work."""
+
+    cpu_s: float
+    busy: float
+
+
+def tree_of(root: int) -> list[int]:
+    """A process and all its descendants."""
+    found = [root]
+    for pid in found:
+        with contextlib.suppress(OSError):
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                found += map(int, (task / "children").read_text("ascii").split())
+    return found
+
+
+def cpu_of(pids: Iterable[int]) -> Cpu:
+    """What all threads of these processes used since they started."""
+    ran = waited = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                with contextlib.suppress(OSError):
+                    fields = (task / "schedstat").read_text("ascii").split()
+                    ran += int(fields[0])
+                    waited += int(fields[1])
+    return Cpu(ran / 1e9, waited / 1e9)
+
+
+def bytes_of(pids: Iterable[int]) -> int:
+    """Resident bytes of these processes, shared pages counted once."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text("ascii").splitlines():
+                if line.startswith("Pss:"):
+                    total += int(line.split()[1]) << 10
+    return total
+
+
+def files_of(pids: Iterable[int]) -> int:
+    """Files that these processes have open."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            total += len(os.listdir(f"/proc/{pid}/fd"))
+    return total
+
+
+def tasks_of(pids: Iterable[int]) -> int:
+    """Threads of these processes."""
+    total = 0
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            total += len(os.listdir(f"/proc/{pid}/task"))
+    return total
+
+
+def cores() -> tuple[int, int]:
+    """The server's core and the generator's; the same one where there is only one."""
+    allowed = sorted(os.sched_getaffinity(0))
+    return allowed[0], allowed[-1]
+
+
+def pin(core: int, pid: int = 0) -> Callable[[], None]:
+    """Keep a process (0: this one) on one core; returns what lets it go again."""
+    before = os.sched_getaffinity(pid)
+    os.sched_setaffinity(pid, {core})
+    return lambda: os.sched_setaffinity(pid, before)
+
+
+class Watch:
+    """Runs from its making to ``stop``: what the server's processes and this one did in between."""
+
+    def __init__(self, server: Iterable[int]) -> None:
+        self._server = list(server)
+        self._before = cpu_of(self._server), cpu_of((os.getpid(),))
+        self._began = perf_counter()
+
+    def stop(self) -> tuple[float, Share, Share]:
+        """Seconds by the clock, the server's share, the generator's."""
+        wall = perf_counter() - self._began
+        after = cpu_of(self._server), cpu_of((os.getpid(),))
+        shares = [
+            Share(
+                max(0.0, now.ran_s - was.ran_s),
+                (now.ran_s + now.waited_s - was.ran_s - was.waited_s) / wall,
+            )
+            for was, now in zip(self._before, after, strict=True)
+        ]
+        return wall, shares[0], shares[1]
