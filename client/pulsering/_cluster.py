@@ -178,7 +178,7 @@ class Cluster:
         if epoch > ours:
             self.refresh(node)
         elif epoch < ours and self._retired.heard(epoch, self._loop.time(), self._linger_s(self.topology)):
-            self._look_back(node)
+            self._look_back(epoch, node)
 
     def refresh(self, hint: str | None = None) -> None:
         """Fetch the topology soon, unless that is already on its way."""
@@ -212,10 +212,10 @@ class Cluster:
         with contextlib.suppress(PresenceError):
             self._adopt(await self._fetch_from_seeds())
 
-    async def ask(self, channel: Channel, op: Op) -> Any:
+    async def ask(self, channel: Channel, op: Op, body: bytes = messages.EMPTY_BODY) -> Any:
         """One control request to one node, within the connect timeout."""
         answer: asyncio.Future[Any] = self._loop.create_future()
-        request = Request(op, messages.EMPTY_BODY, self.now_ms(), partial(resolve, answer))
+        request = Request(op, body, self.now_ms(), partial(resolve, answer))
         refused = channel.send(request)
         if refused is not None:
             raise refused
@@ -316,20 +316,23 @@ class Cluster:
         self._unhealthy.add(node.name)
         channel.start()
 
-    def _look_back(self, node: str) -> None:
-        """Fetch the older topology that a node follows, unless one is being fetched."""
+    def _look_back(self, epoch: int, node: str) -> None:
+        """Fetch an older topology from a node that knows it, unless one is being fetched."""
         if self._closed or (self._lookback is not None and not self._lookback.done()):
             return
-        self._lookback = self._loop.create_task(self._run_look_back(node), name="pulsering old topology")
+        self._lookback = self._loop.create_task(
+            self._run_look_back(epoch, node), name="pulsering old topology"
+        )
 
-    async def _run_look_back(self, node: str) -> None:
+    async def _run_look_back(self, epoch: int, node: str) -> None:
         await asyncio.sleep(max(0.0, self._lookback_from - self._loop.time()))
         self._lookback_from = self._loop.time() + limits.TOPOLOGY_REFRESH_MS / 1000
         channel = self._channels.get(node)
         if channel is None or not channel.ready:
             return
         with contextlib.suppress(PresenceError):
-            old, ours = _topology_of(await self.ask(channel, Op.TOPOLOGY), node), self.topology
+            body = messages.encode_topology_request(epoch)
+            old, ours = _topology_of(await self.ask(channel, Op.TOPOLOGY, body), node), self.topology
             if old.epoch >= ours.epoch:
                 self._adopt(old)  # it has moved on meanwhile
             elif (old.cluster, old.hash_seed) == (ours.cluster, ours.hash_seed):
@@ -381,6 +384,8 @@ class Cluster:
     def _on_welcome(self, channel: Channel, welcome: messages.Welcome) -> None:
         self.keys_per_frame = min(self.keys_per_frame, welcome.keys_per_frame)
         self.note_epoch(welcome.epoch, channel.node)
+        if 0 < welcome.former_epoch < self.topology.epoch:
+            self.note_epoch(welcome.former_epoch, channel.node)
 
     def _on_channel_change(self, channel: Channel) -> None:
         if self._channels.get(channel.node) is channel:

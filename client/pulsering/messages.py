@@ -22,7 +22,7 @@ KEYS_EXT: Final = 1
 
 KEY_BYTES: Final = 8
 EMPTY_BODY: Final = b"\x90"
-"""Body of PING and TOPOLOGY requests: an empty array."""
+"""Body of PING, and of TOPOLOGY when no epoch is asked for: an empty array."""
 
 U32_MAX: Final = 0xFFFFFFFF
 U64_MAX: Final = 0xFFFFFFFFFFFFFFFF
@@ -92,7 +92,10 @@ class Hello(NamedTuple):
 
 
 class Welcome(NamedTuple):
-    """What a node answers to HELLO. ``boot_id`` differs after each start of the node."""
+    """What a node answers to HELLO. ``boot_id`` differs after each start of the node.
+
+    ``former_epoch`` is that of the topology before, while users may be held under it; else 0.
+    """
 
     version: int
     cluster: str
@@ -105,10 +108,15 @@ class Welcome(NamedTuple):
     keys_per_frame: int
     in_flight: int
     agent: str
+    former_epoch: int = 0
 
 
 class Vitals(NamedTuple):
-    """Answer to PING: what an operator asks a node first. ``users`` counts those online here, in any role."""
+    """Answer to PING: what an operator asks a node first. ``users`` counts those online here, in any role.
+
+    A node that is ``removed`` is no part of its own topology; ``needed_ms`` is how long clients may still ask
+    a node for users held under the topology before.
+    """
 
     epoch: int
     users: int
@@ -116,6 +124,8 @@ class Vitals(NamedTuple):
     warming_ms: int
     draining: bool
     agent: str
+    removed: bool = False
+    needed_ms: int = 0
 
 
 WANT_AGES: Final = 1
@@ -295,7 +305,7 @@ def read_get_reply(body: bytes, count: int, *, want_ages: bool) -> GetReply:
 
 
 def decode_empty(body: bytes) -> None:
-    """Read PING or TOPOLOGY: an array; what may be in it is for later versions."""
+    """Read PING: an array; what may be in it is for later versions."""
     if body != EMPTY_BODY and not isinstance(_unpack(body), list):
         _bad("an array expected")
 
@@ -382,15 +392,16 @@ def decode_welcome(body: bytes) -> Welcome:
         keys_per_frame=uint_field(fields, "keys_per_frame", limits.KEYS_PER_FRAME_MAX),
         in_flight=uint_field(fields, "in_flight", U32_MAX),
         agent=text_field(fields, "agent"),
+        former_epoch=uint_field({"former_epoch": 0, **fields}, "former_epoch", U32_MAX),
     )
 
 
 def decode_vitals(body: bytes) -> Vitals:
     """Read the reply to PING."""
     fields = decode_map(body)
-    draining = fields.get("draining")
-    if not isinstance(draining, bool):
-        _bad("draining is not a bool")
+    draining, removed = fields.get("draining"), fields.get("removed", False)
+    if not isinstance(draining, bool) or not isinstance(removed, bool):
+        _bad("draining or removed is not a bool")
     return Vitals(
         epoch=uint_field(fields, "epoch", U32_MAX),
         users=uint_field(fields, "users", U64_MAX),
@@ -398,7 +409,24 @@ def decode_vitals(body: bytes) -> Vitals:
         warming_ms=uint_field(fields, "warming_ms", U32_MAX),
         draining=draining,
         agent=text_field(fields, "agent"),
+        removed=removed,
+        needed_ms=uint_field({"needed_ms": 0, **fields}, "needed_ms", U32_MAX),
     )
+
+
+def encode_topology_request(epoch: int | None = None) -> bytes:
+    """Body of TOPOLOGY: the epoch that is asked for, if not the one that the node follows."""
+    return EMPTY_BODY if epoch is None else _pack([epoch])
+
+
+def decode_topology_request(body: bytes) -> int | None:
+    """Read TOPOLOGY: an epoch, or None; what else may be in it is for later versions."""
+    value = [] if body == EMPTY_BODY else _unpack(body)
+    if not isinstance(value, list):
+        _bad("an array expected")
+    if value and not _is_uint(value[0], U32_MAX):
+        _bad("epoch is not an unsigned integer of 32 bits")
+    return value[0] if value else None
 
 
 def encode_topology(fields: Mapping[str, Any]) -> bytes:

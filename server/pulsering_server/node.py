@@ -3,9 +3,10 @@
 ``NodeCore`` is told the time with every call and does no I/O, so the simulator runs the same code on a
 virtual clock. One ``session.Session`` a connection turns bytes into calls here.
 
-*Cold is not empty.* A node that has just started, or stood still, has missed heartbeats: for users that it
-does not hold it answers *unknown* until one ttl and one tick have passed, by when every user who is online
-has been heard again. ``online`` needs no warmth, it is proof. Invariant: while cold, no read says *offline*.
+*Cold is not empty.* A node that has just started, gained a slot, or stood still, has missed heartbeats: for
+users that it does not hold it answers *unknown* until one ttl and one tick have passed, by when every user
+who is online has been heard again (``ownership``). ``online`` needs no warmth, it is proof. A node whose
+clock cannot be trusted forgets even that, and starts over. Invariant: while cold, no read says *offline*.
 """
 
 from importlib.metadata import PackageNotFoundError, version
@@ -17,13 +18,14 @@ from pulsering.wire import VERSION, ErrorCode
 from pulsering_server.config_schema import LimitsConfig
 from pulsering_server.datapath import DataPath
 from pulsering_server.overload import Overload
+from pulsering_server.ownership import Ownership, Refused, check_change
 from pulsering_server.stats import Stats
-from pulsering_server.table import MOVED, NOT_OWNED, OFFLINE, UNKNOWN, Table
+from pulsering_server.table import Table
 
 if TYPE_CHECKING:
     from pulsering.topology import Topology
 
-__all__ = ["AGENT", "Event", "NodeCore"]
+__all__ = ["AGENT", "Event", "NodeCore", "Refused"]
 
 _TABLE_USERS_MAX: Final = (1 << 32) - 1
 _U64: Final = (1 << 64) - 1
@@ -69,8 +71,21 @@ class NodeCore:
         self.boot_id = boot_id & _U64
         self.counters = Stats()
         self.draining = False
-        self.topology_body = encode_topology(topology.to_wire())
-        self._groups, self._group_owners = topology.groups_of(name)
+        self.ownership = Ownership(topology, name, now_ms)
+        self.busy_body = encode_error(ErrorCode.BUSY, f"node {name} is overloaded", limits.BUSY_AFTER_MS)
+        self.overload = Overload()
+        self._lay_table(now_ms)
+        self.tick_ms = -(-topology.ttl_ms // topology.ticks_per_ttl)
+        self.stall_ms = topology.ttl_ms // limits.STALLS_PER_TTL
+        self._events: list[Event] = []
+        self._lingers = False
+        self._topology_body = encode_topology(topology.to_wire())
+        self._started_ms = self._now_ms = self._ticked_ms = now_ms
+        self._answer_absent(now_ms)
+
+    def _lay_table(self, now_ms: int) -> None:
+        """An empty table, and the way of frames to it."""
+        topology = self.topology
         self.table = Table(
             ttl_ms=topology.ttl_ms,
             ticks_per_ttl=topology.ticks_per_ttl,
@@ -78,17 +93,10 @@ class NodeCore:
             users_max=min(self.limits.users or 0, _TABLE_USERS_MAX),
             memory_max=self.limits.memory_bytes,
         )
-        self.busy_body = encode_error(ErrorCode.BUSY, f"node {name} is overloaded", limits.BUSY_AFTER_MS)
         self.data_path = DataPath(
             self.table, self.limits.keys_per_frame, self.limits.frame_bytes, self.busy_body
         )
-        self.overload = Overload()
-        self.tick_ms = -(-topology.ttl_ms // topology.ticks_per_ttl)
-        self.stall_ms = topology.ttl_ms // limits.STALLS_PER_TTL
-        self._events: list[Event] = []
-        self._started_ms = self._now_ms = self._ticked_ms = now_ms
-        self._warm_at_ms = 0
-        self._turn_cold(now_ms)
+        self.data_path.refuse_older(*self.overload.bounds)
 
     @property
     def stats(self) -> Stats:
@@ -115,30 +123,54 @@ class NodeCore:
         if stood_still_ms > self.stall_ms:
             self.counters.stalls += 1
             self.counters.stalled_ms += stood_still_ms
-            self._turn_cold(now_ms)
-            self._events.append(
-                Event("node.stalled", {"stood_still_ms": stood_still_ms, "bound_ms": self.stall_ms})
-            )
-        elif self._warm_at_ms and now_ms >= self._warm_at_ms:
-            self._turn_warm(now_ms)
+            self.ownership.turn_cold(now_ms)
+            self._answer_absent(now_ms)
+            self._tell("node.stalled", stood_still_ms=stood_still_ms, bound_ms=self.stall_ms)
+        elif self.ownership.turn_warm(now_ms):
+            self._answer_absent(now_ms)
+            if not self.warming_ms(now_ms):
+                self._tell("node.warm", users=self.table.online)
+        if self._lingers and not self.ownership.needed_ms(now_ms):
+            self._lingers = False
+            if self.ownership.removed:
+                self._tell("node.not_needed", epoch=self.topology.epoch)
         self.table.advance(now_ms)
 
-    def _turn_cold(self, now_ms: int) -> None:
-        self._warm_at_ms = now_ms + self.topology.ttl_ms + self.tick_ms
-        self._answer_absent(UNKNOWN, now_ms)
+    def start_over(self, reason: str, now_ms: int) -> None:
+        """Forget everybody and be cold: nobody can say how old what the node holds is."""
+        now_ms = self.observe(now_ms)
+        self.data_path.collect(self.counters)
+        self.counters.suspicions += 1
+        self._tell("node.suspect", reason=reason, users_forgotten=self.table.online)
+        self._lay_table(now_ms)
+        self.ownership.turn_cold(now_ms)
+        self._answer_absent(now_ms)
 
-    def _turn_warm(self, now_ms: int) -> None:
-        self._warm_at_ms = 0
-        self._answer_absent(OFFLINE, now_ms)
-        self._events.append(Event("node.warm", {"users": self.table.online}))
+    def follow(self, topology: "Topology", now_ms: int) -> None:
+        """Change to another topology of the same cluster; after ``Refused`` nothing has changed."""
+        now_ms = self.observe(now_ms)
+        if not check_change(self.topology, topology):
+            return
+        epoch = self.topology.epoch
+        gained, lost = self.ownership.follow(topology, now_ms)
+        self.topology, self._topology_body = topology, encode_topology(topology.to_wire())
+        self._answer_absent(now_ms)
+        if topology.epoch == epoch:
+            return
+        self._lingers = True
+        self._tell("node.topology", epoch=topology.epoch, slots_gained=gained, slots_lost=lost)
+        if self.ownership.removed:
+            self._tell("node.removed", epoch=topology.epoch, needed_ms=self.ownership.needed_ms(now_ms))
 
-    def _answer_absent(self, state: int, now_ms: int) -> None:
-        absent = bytes(MOVED if group == NOT_OWNED else state for group in self._groups)
-        self.table.set_slots(self._groups, absent, now_ms)
+    def _answer_absent(self, now_ms: int) -> None:
+        self.table.set_slots(self.ownership.groups, self.ownership.absent(now_ms), now_ms)
 
     def warming_ms(self, now_ms: int) -> int:
         """How long reads may still say *unknown* for users not held; 0 when warm."""
-        return max(1, self._warm_at_ms - now_ms) if self._warm_at_ms else 0
+        return self.ownership.warming_ms(now_ms)
+
+    def _tell(self, name: str, **facts: int | str) -> None:
+        self._events.append(Event(name, facts))
 
     def take_events(self) -> list[Event]:
         """What happened since the last call."""
@@ -160,6 +192,7 @@ class NodeCore:
 
     def welcome(self, now_ms: int) -> Welcome:
         """The reply to HELLO."""
+        former = self.ownership.former if self.ownership.needed_ms(now_ms) else None
         return Welcome(
             version=VERSION,
             cluster=self.topology.cluster,
@@ -172,6 +205,7 @@ class NodeCore:
             keys_per_frame=self.limits.keys_per_frame,
             in_flight=self.limits.in_flight,
             agent=AGENT,
+            former_epoch=former.epoch if former is not None else 0,
         )
 
     def vitals(self, now_ms: int) -> Vitals:
@@ -183,7 +217,16 @@ class NodeCore:
             warming_ms=self.warming_ms(now_ms),
             draining=self.draining,
             agent=AGENT,
+            removed=self.ownership.removed,
+            needed_ms=self.ownership.needed_ms(now_ms),
         )
+
+    def topology_reply(self, epoch: int | None, now_ms: int) -> bytes:
+        """The topology it follows; the one before it if that is the ``epoch`` asked for and still matters."""
+        former = self.ownership.former if self.ownership.needed_ms(now_ms) else None
+        if former is not None and former.epoch == epoch:
+            return encode_topology(former.to_wire())
+        return self._topology_body
 
     def count(self, skipped: tuple[str, ...], now_ms: int) -> CountReply:
         """Users of the slots whose first owner, not counting those in ``skipped``, is this node.
@@ -193,7 +236,7 @@ class NodeCore:
         """
         passed_over = frozenset(skipped)
         online = 0
-        for owners, users in zip(self._group_owners, self.table.count(now_ms), strict=False):
+        for owners, users in zip(self.ownership.group_owners, self.table.count(now_ms), strict=False):
             if next((owner for owner in owners if owner not in passed_over), None) == self.name:
                 online += users
         return CountReply(self.topology.epoch, self.warming_ms(now_ms), online)

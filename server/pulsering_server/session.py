@@ -18,6 +18,7 @@ from pulsering.messages import (
     decode_empty,
     decode_hello,
     decode_keys_request,
+    decode_topology_request,
     encode_count_reply,
     encode_error,
     encode_get_reply,
@@ -251,11 +252,11 @@ class Session:
         if frame.op == Op.COUNT:
             _, skipped = decode_count_request(frame.body)
             return encode_count_reply(core.count(skipped, now_ms))
+        if frame.op == Op.TOPOLOGY:
+            return core.topology_reply(decode_topology_request(frame.body), now_ms)
+        assert frame.op == Op.PING
         decode_empty(frame.body)
-        if frame.op == Op.PING:
-            return encode_map(core.vitals(now_ms))
-        assert frame.op == Op.TOPOLOGY
-        return core.topology_body
+        return encode_map(core.vitals(now_ms))
 
     def _keys_op(self, frame: Frame, age_ms: int, now_ms: int) -> bytes:
         core, stats = self._core, self._core.counters

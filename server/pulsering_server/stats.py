@@ -56,6 +56,7 @@ class Stats:
     pauses: int = 0
     stalls: int = 0
     stalled_ms: int = 0
+    suspicions: int = 0
     overloads: int = 0
     service: dict[int, Durations] = field(
         default_factory=lambda: {int(op): Durations() for op in sorted(DATA_OPS)}, compare=False
