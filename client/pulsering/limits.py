@@ -134,6 +134,10 @@ STALLS_PER_TTL: Final = 4
 """A node that stood still for ttl/4 has to warm up again. A user heard every ttl/2 still has ttl/2 left when
 the stall begins, so half of that is safe, with as much again for frames that were late already."""
 
+CLOCK_DOUBT_MS: Final = 2_000
+"""A clock that stands still this long, or a wall clock that leaps ahead of it this far, makes a node suspect:
+far beyond what a time daemon corrects in one tick, far below the ttl/4 that a user may lose."""
+
 LOG_LINES_PER_S: Final = 10
 """Of one event; what a thousand peers do wrong at once is one line a hundred times, and a count."""
 

@@ -3,6 +3,9 @@
 ``CLOCK_MONOTONIC`` stands still while a machine sleeps, and every user would look fresh on waking; a wall
 clock is stepped by people and daemons. ``CLOCK_BOOTTIME`` does neither. Where it does not exist (macOS,
 Windows), the monotonic clock is the nearest there is. Only shells read this; cores are told the time.
+
+The wall clock is read for one purpose: that it leaps is the only sign that a machine was paused whole, boot
+clock and all (``clock_watch``). Nothing is ever reckoned from it.
 """
 
 import time
@@ -18,3 +21,8 @@ else:  # pragma: no cover - the node runs on Linux
     def now_ms() -> int:
         """Milliseconds of the monotonic clock."""
         return time.monotonic_ns() // 1_000_000
+
+
+def wall_ms() -> int:
+    """Milliseconds of the wall clock, to be compared with itself only."""
+    return time.time_ns() // 1_000_000

@@ -1,4 +1,4 @@
-"""What a node does on its own: turn the wheel each tick, and sweep the table in slices nobody notices.
+"""What a node does on its own: turn the wheel each tick, doubt its clock, and sweep the table in slices.
 
 The table says how many lines are due; this decides how many to do before the loop has its turn, by how long
 the last slice took: well under a millisecond each, whatever the machine.
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import structlog
 
+from pulsering_server.clock_watch import ClockWatch
+
 if TYPE_CHECKING:
     from pulsering_server.logs import RateLimit
     from pulsering_server.node import NodeCore
@@ -21,6 +23,9 @@ LINES_MIN: Final = 16
 LINES_MAX: Final = 65_536
 SLICE_S_MAX: Final = 0.0005
 """Half of the millisecond that housekeeping may hold the loop, so that a slow slice still fits."""
+
+_WARNINGS: Final = frozenset({"node.stalled", "node.suspect", "node.removed"})
+"""Events that somebody should look into, or has to act upon."""
 
 log = structlog.get_logger("pulsering_server.housekeeping")
 
@@ -42,14 +47,22 @@ class Slices:
 
 
 async def keep_house(
-    core: "NodeCore", now_ms: Callable[[], int], rate_limit: "RateLimit | None" = None
+    core: "NodeCore",
+    now_ms: Callable[[], int],
+    rate_limit: "RateLimit | None" = None,
+    wall_ms: Callable[[], int] | None = None,
 ) -> None:
-    """Run for as long as the node does."""
+    """Run for as long as the node does. Without a ``wall_ms`` its clock is not doubted."""
     slices = Slices()
+    watch = ClockWatch()
+    loop = asyncio.get_running_loop()
     while True:
-        core.tick(now_ms())
+        boot_ms = now_ms()
+        core.tick(boot_ms)
+        if wall_ms is not None and (doubt := watch.note(boot_ms, wall_ms(), round(loop.time() * 1000))):
+            core.start_over(doubt, boot_ms)
         for event in core.take_events():
-            (log.warning if event.name == "node.stalled" else log.info)(event.name, **event.fields)
+            (log.warning if event.name in _WARNINGS else log.info)(event.name, **event.fields)
         for name, lines in rate_limit.flush().items() if rate_limit is not None else ():
             log.warning("log.suppressed", what=name, lines=lines)
         due = 1

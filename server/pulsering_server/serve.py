@@ -103,7 +103,7 @@ async def serve(
         raise CannotServe(message, FAILED) from None
     signals = Signals(loop)
     loop.set_exception_handler(_log_loop_exception)
-    house = asyncio.create_task(keep_house(core, clock.now_ms, rate_limit))
+    house = asyncio.create_task(keep_house(core, clock.now_ms, rate_limit, clock.wall_ms))
     gc.collect()
     gc.freeze()
     log.info(

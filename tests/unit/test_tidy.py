@@ -87,11 +87,17 @@ def test_tests_do_not_sleep(path: Path) -> None:
     assert not [f"line {call.lineno}" for call in calls if is_sleep(call)]
 
 
+WALL_CLOCK = {"server/pulsering_server/clock.py"}
+"""Where it is read, to see it leap; ``clock_watch`` is told, and nobody else."""
+
+
 def test_server_reads_no_wall_clock() -> None:
     """Design: one monotonic clock. A wall clock steps, and a step would make ghosts."""
     wall = re.compile(r"\btime\.time(_ns)?\(|\bdatetime\.(now|utcnow|today)\(|CLOCK_REALTIME")
     nodes = [path for path in SOURCES if ROOTS["pulsering_bench"] not in path.parents]
-    assert not [name_of(path) for path in nodes if wall.search(path.read_text())]
+    assert {name_of(path) for path in nodes if wall.search(path.read_text())} == WALL_CLOCK
+    told = {name_of(path) for path in nodes if "clock.wall_ms" in path.read_text()}
+    assert told == {"server/pulsering_server/serve.py"}
 
 
 @pytest.mark.parametrize("name", ["CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "README.md", "cluster.yaml"])
