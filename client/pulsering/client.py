@@ -396,6 +396,8 @@ class PresenceClient:
             warming=vitals.warming_ms / 1000,
             draining=vitals.draining,
             agent=vitals.agent,
+            removed=vitals.removed,
+            needed=vitals.needed_ms / 1000,
         )
 
     def stats(self) -> dict[str, Any]:

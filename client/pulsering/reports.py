@@ -69,6 +69,10 @@ class NodeStatus(NamedTuple):
     """Seconds until it knows all of its users; 0 when warm."""
     draining: bool | None = None
     agent: str | None = None
+    removed: bool | None = None
+    """Whether its own topology does not name it."""
+    needed: float | None = None
+    """Seconds for which clients may still ask it for users held under the topology before."""
 
 
 class Location(NamedTuple):

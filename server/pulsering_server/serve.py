@@ -3,6 +3,7 @@
 Prints one line on stdout when it is ready, ``ready node=a address=127.0.0.1:7400 cluster=demo epoch=1``, and
 nothing else there; everything for people goes to the log on stderr. SIGTERM or SIGINT drains: clients are
 told to leave, and the process ends when they have, or after ``DRAIN_MS``. A second signal ends it at once.
+SIGHUP has it read its configuration again, as it does by itself when the file changes (``config_watch``).
 A node of several cores is one process that keeps one more for each (``supervisor``); its one line comes when
 all of them serve, with ``cores=16`` at its end.
 
@@ -17,6 +18,7 @@ import gc
 import os
 import resource
 import secrets
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +30,7 @@ import uvloop
 from pulsering import limits
 from pulsering_server import clock, logs
 from pulsering_server.config import ClusterConfig, ConfigErrors, Shard, load_config
+from pulsering_server.config_watch import ConfigWatch
 from pulsering_server.housekeeping import keep_house
 from pulsering_server.listener import Listener
 from pulsering_server.node import AGENT, NodeCore
@@ -55,6 +58,7 @@ def run(
     config_path: str | os.PathLike[str], node_name: str, host: str | None = None, port: int | None = None
 ) -> int:
     """Serve a node of a ``cluster.yaml``, or a core of it, until told to stop; the process's exit code."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the node minds it, so that none ends it
     try:
         config = load_config(config_path)
         shards = shards_named(config, node_name)
@@ -63,7 +67,9 @@ def run(
         if len(shards) > 1:
             return uvloop.run(_serve_all(Path(config_path), config, shards, host, port))
         node_name = shards[0].name
-        return uvloop.run(serve(config, node_name, host=host, port=port, rate_limit=rate_limit))
+        return uvloop.run(
+            serve(config, node_name, host=host, port=port, rate_limit=rate_limit, config_path=config_path)
+        )
     except ConfigErrors as errors:
         print(errors, file=sys.stderr)
         return MISCONFIGURED
@@ -80,11 +86,13 @@ async def serve(
     port: int | None = None,
     rate_limit: logs.RateLimit | None = None,
     on_ready: Callable[[str], None] | None = None,
+    config_path: str | os.PathLike[str] | None = None,
 ) -> int:
     """Run a node in this event loop; returns the exit code, raises ``CannotServe`` before it is ready.
 
     ``host`` and ``port`` override where it listens (port 0: any free one), not what the topology says of it.
-    ``on_ready`` gets the ready line instead of stdout.
+    ``on_ready`` gets the ready line instead of stdout. The file at ``config_path`` is watched, if there is
+    one, and followed when it changes.
     """
     (shard,) = shards_named(config, node_name)
     limit = config.limits_of(shard)
@@ -104,6 +112,10 @@ async def serve(
     signals = Signals(loop)
     loop.set_exception_handler(_log_loop_exception)
     house = asyncio.create_task(keep_house(core, clock.now_ms, rate_limit, clock.wall_ms))
+    tasks = [house]
+    if config_path is not None:
+        watch = ConfigWatch(config_path, config, core, clock.now_ms)
+        tasks.append(asyncio.create_task(watch.run(signals.reload)))
     gc.collect()
     gc.freeze()
     log.info(
@@ -119,11 +131,11 @@ async def serve(
     )
     (on_ready or _print_ready)(ready_line(config, node_name, address))
     try:
-        return await _until_stopped(listener, signals, house)
+        return await _until_stopped(listener, signals, tasks)
     finally:
-        house.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await house
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await listener.close()
         signals.close()
 
@@ -147,14 +159,15 @@ async def _serve_all(
     return await supervise(config_path, cores, ready)
 
 
-async def _until_stopped(listener: Listener, signals: Signals, house: "asyncio.Task[None]") -> int:
-    """Wait for a signal, drain, and judge how it went."""
+async def _until_stopped(listener: Listener, signals: Signals, tasks: "list[asyncio.Task[None]]") -> int:
+    """Wait for a signal, drain, and judge how it went; ``tasks`` never end by themselves."""
     told = asyncio.create_task(signals.first.wait())
-    await asyncio.wait((told, house), return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait((told, *tasks), return_when=asyncio.FIRST_COMPLETED)
     told.cancel()
-    if house.done():
-        log.error("node.failed", exc_info=house.exception())
-        return FAILED
+    for task in tasks:
+        if task.done():
+            log.error("node.failed", exc_info=task.exception())
+            return FAILED
     log.info("node.draining", connections=listener.core.stats.connections_open, drain_ms=limits.DRAIN_MS)
     draining = asyncio.create_task(listener.drain(limits.DRAIN_MS))
     hurried = asyncio.create_task(signals.second.wait())

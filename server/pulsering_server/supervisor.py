@@ -110,7 +110,7 @@ async def supervise(
     signals = Signals(asyncio.get_running_loop())
     node = [_Core(config_path, name, options) for name, options in cores]
     keepers: list[asyncio.Task[None]] = []
-    tasks: list[asyncio.Future[Any]] = []
+    tasks: list[asyncio.Future[Any]] = [asyncio.create_task(_pass_on_reloads(node, signals))]
     told = asyncio.create_task(signals.first.wait())
     started = asyncio.gather(*(core.start() for core in node))
     tasks += (told, started)
@@ -134,6 +134,15 @@ async def supervise(
             core.tell(signal.SIGKILL)
         await asyncio.gather(*(core.end() for core in node))
         signals.close()
+
+
+async def _pass_on_reloads(node: list[_Core], signals: Signals) -> None:
+    """Each core reads the configuration for itself; SIGHUP means all of them."""
+    while True:
+        await signals.reload.wait()
+        signals.reload.clear()
+        for core in node:
+            core.tell(signal.SIGHUP)
 
 
 def _first_failure(node: list[_Core]) -> int:

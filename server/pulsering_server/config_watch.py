@@ -1,0 +1,144 @@
+"""Follows ``cluster.yaml`` while a node runs: a changed file, or SIGHUP, is the next topology or nothing.
+
+A file is read once it has looked the same twice, a second apart, so that one being written is left alone;
+SIGHUP reads it at once. It is checked as at the start, in a thread, and then the node follows it in one step.
+Whatever is wrong with it, from a typing error to an epoch that was not raised, is a line in the log, and the
+node goes on as it was. Invariant: the node never follows half a file.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import structlog
+
+from pulsering_server.config import ClusterConfig, ConfigErrors, load_config
+from pulsering_server.config_errors import Problem
+from pulsering_server.ownership import Refused
+
+if TYPE_CHECKING:
+    from pulsering.topology import Topology
+    from pulsering_server.node import NodeCore
+
+__all__ = ["ConfigWatch", "Sight", "Stamp", "stamp_of"]
+
+LOOK_S: Final = 1.0
+"""How often the file is looked at: one ``stat``. It counts after two looks."""
+
+PROBLEMS_LOGGED_MAX: Final = 5
+
+log = structlog.get_logger("pulsering_server.config_watch")
+
+
+class Stamp(NamedTuple):
+    """What tells one state of a file from another without reading it."""
+
+    inode: int
+    size: int
+    modified_ns: int
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """The file's stamp now; None while there is none, as between the steps of some editors."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return Stamp(found.st_ino, found.st_size, found.st_mtime_ns)
+
+
+class Sight:
+    """Decides from what it is shown when the file is worth reading; once in any case, as it may have changed
+    since the node was started from it."""
+
+    __slots__ = ("_read", "_seen")
+
+    def __init__(self) -> None:
+        self._read: Stamp | None = None
+        self._seen: Stamp | None = None
+
+    def note(self, stamp: Stamp | None, *, told: bool = False) -> bool:
+        """Whether to read a file that looks like this, now or because somebody ``told`` us to."""
+        settled = stamp == self._seen
+        self._seen = stamp
+        if told or (settled and stamp is not None and stamp != self._read):
+            self._read = stamp
+            return True
+        return False
+
+
+def _line_of(problem: Problem) -> str:
+    where = "" if problem.position is None else f"{problem.position.line}:{problem.position.column}: "
+    return f"{where}{problem.message}"
+
+
+class ConfigWatch:
+    """The configuration of one running node. ``await run(told)`` for as long as the node runs."""
+
+    def __init__(
+        self, path: str | os.PathLike[str], config: ClusterConfig, core: "NodeCore", now_ms: Callable[[], int]
+    ) -> None:
+        self.path = Path(path)
+        self.config = config
+        """The last one that was good."""
+        self._core = core
+        self._now_ms = now_ms
+        self._sight = Sight()
+
+    async def run(self, told: asyncio.Event) -> None:
+        """Look now and then, and whenever ``told`` is set."""
+        while True:
+            try:
+                async with asyncio.timeout(LOOK_S):
+                    await told.wait()
+            except TimeoutError:
+                pass
+            heard = told.is_set()
+            told.clear()
+            if self._sight.note(stamp_of(self.path), told=heard):
+                await self.reload()
+
+    async def reload(self) -> bool:
+        """Read the file and follow it; whether it could be followed."""
+        try:
+            config, topology = await asyncio.to_thread(self._read)
+            self._core.follow(topology, self._now_ms())
+        except ConfigErrors as errors:
+            for problem in errors.problems[:PROBLEMS_LOGGED_MAX]:
+                self._refuse(_line_of(problem), problems=len(errors.problems))
+            return False
+        except Refused as error:
+            self._refuse(str(error), problems=1)
+            return False
+        before, self.config = self.config, config
+        if config == before:
+            return True
+        at_the_next_start = self._not_followed(before, config)
+        log.info(
+            "config.loaded",
+            file=str(self.path),
+            epoch=config.epoch,
+            **({"at_the_next_start": at_the_next_start} if at_the_next_start else {}),
+        )
+        return True
+
+    def _read(self) -> "tuple[ClusterConfig, Topology]":
+        config = load_config(self.path)
+        topology = config.topology()
+        topology.owners  # noqa: B018 - the dear part: made here, beside the loop, and kept
+        return config, topology
+
+    def _refuse(self, reason: str, problems: int) -> None:
+        follows = self._core.topology.epoch
+        log.error("config.refused", file=str(self.path), reason=reason, problems=problems, follows=follows)
+
+    def _not_followed(self, before: ClusterConfig, after: ClusterConfig) -> str:
+        """What has changed in the file besides the topology, and is not taken up by a running node."""
+        ours = self._core.name
+        changed = ["limits"] if before.limits != after.limits else []
+        old, new = before.shards_named(ours), after.shards_named(ours)
+        if old and new and old[0].address != new[0].address:
+            changed.append("address")
+        return ", ".join(changed)
