@@ -5,14 +5,21 @@ Options are parsed here and nothing else happens; what does the work is imported
 traceback.
 """
 
+import functools
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Final, ParamSpec
 
 import typer
 
+from pulsering_bench import verbs
+
 DEFAULT_CONFIG: Final = Path("cluster.yaml")
 _NEEDED: Final = ("numpy", "hdrh", "psutil")
+_PEERS_NEED: Final = ("redis", "hiredis", "pymemcache", "psycopg")
+
+P = ParamSpec("P")
 
 bench = typer.Typer(no_args_is_help=True, help="Measure a part of Pulsering on this machine.")
 
@@ -51,8 +58,8 @@ def demo(
     raise typer.Exit(run_demo(plan, config, as_json=as_json))
 
 
-def _need_extra(verb: str) -> None:
-    for module in _NEEDED:
+def _need_extra(verb: str, modules: tuple[str, ...] = _NEEDED) -> None:
+    for module in modules:
         if importlib.util.find_spec(module) is None:
             typer.echo(
                 f"pulsering: '{verb}' needs the 'bench' extra ('{module}' is not installed)\n"
@@ -60,6 +67,17 @@ def _need_extra(verb: str) -> None:
                 err=True,
             )
             raise typer.Exit(2)
+
+
+def _needing_extra(verb: Callable[P, None]) -> Callable[P, None]:
+    """The verb, which says what is missing before it does anything."""
+
+    @functools.wraps(verb)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> None:
+        _need_extra(f"bench {verb.__name__}", _NEEDED + _PEERS_NEED)
+        verb(*args, **kwargs)
+
+    return checked
 
 
 @bench.callback()
@@ -123,3 +141,7 @@ def bench_table(
     from pulsering_bench.table import main
 
     raise typer.Exit(main(["--users", str(users), *(["--json"] if as_json else [])]))
+
+
+for _verb in (verbs.compare,):
+    bench.command()(_needing_extra(_verb))
