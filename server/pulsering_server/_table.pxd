@@ -20,6 +20,7 @@ cdef struct Geometry:
     uint64_t lines
     uint64_t step      # floor(2^64 / lines)
     uint64_t spare     # 2^64 - step * lines
+    uint64_t inverse   # 2^(64 + shift) / lines, rounded down
     int shift          # floor(log2(lines)): a rest has 64 - shift bits
     int kind           # which layout of a line
 
@@ -118,18 +119,14 @@ cdef class Table:
     cdef RawTally _tallied(self, const uint64_t* tally) noexcept nogil
     cdef bint _may_grow(self) noexcept nogil
     cdef uint64_t _memory(self) noexcept nogil
-    cdef void _recount(self, uint64_t slot, uint8_t old, uint8_t code) noexcept nogil
-    cdef void _place(self, uint64_t mixed, Place* place) noexcept nogil
-    cdef void _fetch(self, const uint8_t* keys, size_t first, size_t last, Place* places) noexcept nogil
     cdef bint _insert(self, const Place* place, uint8_t code, int rank, bint may_grow) noexcept nogil
-    cdef int _beat(
+    cdef int _beat_new(
         self, const Place* place, uint64_t slot, uint8_t code, int rank, int64_t said) noexcept nogil
     cdef int _beat_far(
         self, const Place* place, uint64_t slot, uint8_t code, int rank, int64_t said) noexcept nogil
     cdef int _leave_one(
         self, const Place* place, uint64_t slot, int64_t said, int64_t grace) noexcept nogil
     cdef int _rank_far(self, uint64_t mixed, int64_t* beat) noexcept nogil
-    cdef int _rank_of(self, const Place* place, int64_t* beat) noexcept nogil
     cdef void _resize(self) noexcept nogil
     cdef void _begin(self, uint64_t lines) noexcept nogil
     cdef void _finish(self) noexcept nogil

@@ -51,12 +51,13 @@ cdef enum:
     NOT_OWNED = 0xFFFF
     RING = 255
     AHEAD = 32  # how many keys before its turn a key's lines are fetched; a power of 2
+    PEEK = 8  # how many keys before its turn a new user's home is looked at
     FETCH_LINES = 16  # how many lines ahead a pass over lines fetches
     REACH = 8  # lines that may hand an entry on before it goes to the annex
     BLOCK_LINES = 32768  # 2 MiB, the unit of sweeping and of giving back
     LINES_START = 1024
     PAY = 3  # lines migrated for each new user
-    PAY_LINES = 256  # and how many of them at a time
+    PAY_LINES = 1024  # and how many of them at a time
     IDLE = 0
     GROWING = 1
     SHRINKING = 2
@@ -107,8 +108,8 @@ cdef inline uint64_t mixed_at(const Geometry* geometry, uint64_t first, uint64_t
     if want <= low:
         return first
     over = want - low
-    product = <wide>over * geometry.step
-    guess = <uint64_t>(product >> 64)
+    product = <wide>over * geometry.inverse
+    guess = (<uint64_t>(product >> 64) >> geometry.shift) + 1  # never too many
     while guess * geometry.lines < over:
         guess += 1
     return first + guess
@@ -122,6 +123,8 @@ cdef Geometry geometry_of(uint64_t lines) noexcept nogil:
     g.shift = 0
     while lines >> (g.shift + 1):
         g.shift += 1
+    # Below the true quotient, also where that is whole: a product with it rounds down to one too few.
+    g.inverse = <uint64_t>(((<wide>1 << (64 + g.shift)) - 1) // g.lines)
     g.kind = 3 if g.shift >= 26 else 2 if g.shift >= 22 else 1 if g.shift >= 16 else 0
     return g
 
@@ -262,17 +265,6 @@ cdef class Table:
         self._totals[group] -= 1
         self._online -= 1
 
-    cdef void _recount(self, uint64_t slot, uint8_t old, uint8_t code) noexcept nogil:
-        cdef const uint16_t* groups = self._groups_of[code]
-        cdef uint16_t group
-        if self._groups_of[old] != groups:
-            self._count_out(slot, old)
-            self._count_in(slot, code)
-            return
-        group = groups[slot]
-        self._counters[old * self._groups_room + group] -= 1
-        self._counters[code * self._groups_room + group] += 1
-
     cdef void raw_advance(self, int64_t now_ms) noexcept nogil:
         cdef int64_t tick, step, k
         cdef uint32_t group
@@ -412,32 +404,6 @@ cdef class Table:
 
     # --- finding and placing ---
 
-    cdef void _place(self, uint64_t mixed, Place* place) noexcept nogil:
-        cdef const Geometry* g = &self._old
-        cdef wide product = <wide>mixed * g.lines
-        cdef uint64_t line = <uint64_t>(product >> 64)
-        if self._phase and (line >= self._frontier) == (self._phase == GROWING):
-            g = &self._new
-            product = <wide>mixed * g.lines
-            line = <uint64_t>(product >> 64)
-        place.line = self._base + line * LINE
-        place.rest = <uint64_t>product >> g.shift
-        place.mixed = mixed
-        place.kind = g.kind
-
-    cdef void _fetch(self, const uint8_t* keys, size_t first, size_t last, Place* places) noexcept nogil:
-        """Place keys ``first..last-1`` and have their lines brought into the cache, ``places`` being a ring.
-
-        The next line too: a fifth of all users are guests.
-        """
-        cdef size_t i
-        cdef Place* place
-        for i in range(first, last):
-            place = &places[i % AHEAD]
-            self._place(mixed_of(load64(keys + 8 * i)), place)
-            fetch(place.line)
-            fetch(place.line + LINE)
-
     cdef int _reach(self, const Place* place) noexcept nogil:
         """How many lines after a home may take its guests: up to the end of its order, REACH at most."""
         cdef uint64_t line = (place.line - self._base) // LINE, end = self._old.lines
@@ -489,30 +455,10 @@ cdef class Table:
 
     # --- heartbeats ---
 
-    cdef int _beat(
+    cdef int _beat_new(
         self, const Place* place, uint64_t slot, uint8_t code, int rank, int64_t said,
     ) noexcept nogil:
-        cdef uint8_t* line = place.line
-        cdef int c = capacity(place.kind)
-        cdef int i = find(line, place.kind, place.rest, 0, c - guests(line))
-        cdef int before
-        cdef uint8_t old
-        if i < 0 and line[META] & NEXT:
-            line += LINE
-            i = find(line, place.kind, place.rest, c - guests(line), c)
-        if i >= 0:
-            old = line[c + i]
-            before = self._rank[old]
-            if before:
-                if before < rank:
-                    line[c + i] = code
-                    self._recount(slot, old, code)
-                return ACCEPTED
-            if self._users_max and self._online >= self._users_max:
-                return REFUSED
-            line[c + i] = code
-            self._count_in(slot, code)
-            return ACCEPTED
+        """A heartbeat of a key that is in no line."""
         if place.line[META] & ANNEX:
             return self._beat_far(place, slot, code, rank, said)
         if self._users_max and self._online >= self._users_max:
@@ -575,11 +521,12 @@ cdef class Table:
         cdef int rank = 0 if stale else <int>(deadline - self._tick)
         cdef uint8_t code = self._code(rank)
         cdef Place[AHEAD] places
-        cdef size_t i
+        cdef Place* place
+        cdef size_t i, k
         cdef uint64_t slot
         memset(tally, 0, sizeof(tally))
         self._newest = max(self._newest, deadline)
-        self._fetch(keys, 0, min(n, <size_t>AHEAD), places)
+        fetch_first(self, keys, n, places)
         for i in range(n):
             slot = load64(keys + 8 * i) >> SLOT_SHIFT
             if owned[slot] == NOT_OWNED:
@@ -587,11 +534,18 @@ cdef class Table:
             elif stale:
                 tally[STALE] += 1
             else:
-                tally[self._beat(&places[i % AHEAD], slot, code, rank, said)] += 1
-            self._fetch(keys, i + AHEAD, min(n, i + AHEAD + 1), places)
+                tally[beat(self, &places[i % AHEAD], slot, code, rank, said)] += 1
+            if i + AHEAD < n:
+                fetch_home(self, keys + 8 * (i + AHEAD), &places[i % AHEAD])
+            if self._pay:  # the next are new users too, it seems
+                place = &places[(i + PEEK) % AHEAD]
+                if i + PEEK < n and empty_native(place.line, place.kind) < 0:
+                    fetch(place.line + 2 * LINE)  # and these may have to hand an entry on
+                    fetch(place.line + 3 * LINE)
             if self._pay >= PAY_LINES:
                 self._resize()
-                self._fetch(keys, i + 1, min(n, i + 1 + AHEAD), places)  # they may have moved
+                for k in range(i + 1, min(n, i + 1 + AHEAD)):  # they may have moved
+                    fetch_home(self, keys + 8 * k, &places[k % AHEAD])
         if self._pay:
             self._resize()
         return self._tallied(tally)
@@ -625,9 +579,8 @@ cdef class Table:
     cdef int _leave_one(
         self, const Place* place, uint64_t slot, int64_t said, int64_t grace,
     ) noexcept nogil:
-        cdef uint8_t* line = place.line
-        cdef int c = capacity(place.kind)
-        cdef int i = find(line, place.kind, place.rest, 0, c - guests(line))
+        cdef uint8_t* line
+        cdef int i = slot_in_line(place, &line)
         cdef Hit known, hit
         cdef int before = 0, after = 0
         cdef int64_t left, beat = 0
@@ -635,11 +588,8 @@ cdef class Table:
         cdef uint8_t* payload
         known.cell = NULL
         hit.cell = NULL
-        if i < 0 and line[META] & NEXT:
-            line += LINE
-            i = find(line, place.kind, place.rest, c - guests(line), c)
         if i >= 0:
-            before = self._rank[line[c + i]]
+            before = self._rank[line[capacity(place.kind) + i]]
         elif place.line[META] & ANNEX:
             known = cells_find(&self._ledger, place.mixed)
             if known.cell != NULL:
@@ -699,7 +649,7 @@ cdef class Table:
         cdef size_t i
         cdef uint64_t slot
         memset(tally, 0, sizeof(tally))
-        self._fetch(keys, 0, min(n, <size_t>AHEAD), places)
+        fetch_first(self, keys, n, places)
         for i in range(n):
             slot = load64(keys + 8 * i) >> SLOT_SHIFT
             if owned[slot] == NOT_OWNED:
@@ -708,7 +658,8 @@ cdef class Table:
                 tally[STALE] += 1
             else:
                 tally[self._leave_one(&places[i % AHEAD], slot, said, grace)] += 1
-            self._fetch(keys, i + AHEAD, min(n, i + AHEAD + 1), places)
+            if i + AHEAD < n:
+                fetch_home(self, keys + 8 * (i + AHEAD), &places[i % AHEAD])
         return self._tallied(tally)
 
     def leave(self, keys, now_ms, age_ms=0, grace_ms=0):
@@ -750,48 +701,32 @@ cdef class Table:
         beat[0] = self._tick + rank - self._ticks - 1
         return rank
 
-    cdef int _rank_of(self, const Place* place, int64_t* beat) noexcept nogil:
-        """Ticks until the key's deadline, 0 if it is not online; ``beat`` its last heartbeat's tick if it
-        is."""
-        cdef const uint8_t* line = place.line
-        cdef int c = capacity(place.kind)
-        cdef int i = find(line, place.kind, place.rest, 0, c - guests(line)), rank
-        if i < 0:
-            if not line[META] & (NEXT | ANNEX):
-                return 0
-            if line[META] & NEXT:
-                i = find(line + LINE, place.kind, place.rest, c - guests(line + LINE), c)
-            if i < 0:
-                return self._rank_far(place.mixed, beat) if line[META] & ANNEX else 0
-            line += LINE
-        rank = self._rank[line[c + i]]
-        beat[0] = self._tick + rank - self._ticks - 1
-        return rank
-
     cdef void raw_get(self, const uint8_t* keys, size_t n, uint8_t* states) noexcept nogil:
         cdef Place[AHEAD] places
         cdef size_t i
         cdef int64_t beat = 0
         cdef uint8_t state
         memset(states, 0, (n + 3) // 4)
-        self._fetch(keys, 0, min(n, <size_t>AHEAD), places)
+        fetch_first(self, keys, n, places)
         for i in range(n):
             state = 1
-            if not self._rank_of(&places[i % AHEAD], &beat):
+            if not rank_of(self, &places[i % AHEAD], &beat):
                 state = self._absent[load64(keys + 8 * i) >> SLOT_SHIFT]
             states[i >> 2] |= <uint8_t>(state << (2 * (i & 3)))
-            self._fetch(keys, i + AHEAD, min(n, i + AHEAD + 1), places)
+            if i + AHEAD < n:
+                fetch_home(self, keys + 8 * (i + AHEAD), &places[i % AHEAD])
 
     cdef void raw_ages(self, const uint8_t* keys, size_t n, uint8_t* ages) noexcept nogil:
         cdef Place[AHEAD] places
         cdef size_t i
         cdef int64_t beat = 0
         cdef bint online
-        self._fetch(keys, 0, min(n, <size_t>AHEAD), places)
+        fetch_first(self, keys, n, places)
         for i in range(n):
-            online = self._rank_of(&places[i % AHEAD], &beat)
+            online = rank_of(self, &places[i % AHEAD], &beat)
             ages[i] = <uint8_t>(self._tick - beat) if online else 255
-            self._fetch(keys, i + AHEAD, min(n, i + AHEAD + 1), places)
+            if i + AHEAD < n:
+                fetch_home(self, keys + 8 * (i + AHEAD), &places[i % AHEAD])
 
     def get(self, keys, now_ms):
         """State of each key, 2 bits a key, 4 keys a byte, least significant bits first; unused bits are 0."""
@@ -946,7 +881,7 @@ cdef class Table:
             line[META] |= ANNEX
         while i < filling.number:
             code = filling.codes[i]
-            self._place(mixed_at(&self._new, first_of(&self._new, at), filling.rests[i]), &place)
+            place_of(self, mixed_at(&self._new, first_of(&self._new, at), filling.rests[i]), &place)
             self._insert(&place, code, self._rank[code], True)
             i += 1
         filling.number = 0
@@ -955,9 +890,8 @@ cdef class Table:
     cdef void _migrate_homes(self, uint64_t first, uint64_t last) noexcept nogil:
         """Take the entries of home lines ``first..last-1`` out of the old order and place them in the new.
 
-        Growing, the line after a home is free once the home has moved; line ``first`` may keep guests, whose
-        home is still to come. Shrinking, new places end before ``last``. Both hold from ``edge`` on; nearer
-        to the front a single call takes all homes at once.
+        Shrinking, one home at a time, whose new places end before ``last``. That holds from ``edge`` on: nearer
+        to the front a single call takes all homes at once, growing or shrinking.
         """
         cdef uint64_t[24] few_keys
         cdef uint8_t[24] few_codes
@@ -1000,14 +934,11 @@ cdef class Table:
                 beside[c + i] = 0
             set_guests(beside, 0)
             line[META] &= GUESTS
-        if self._phase == GROWING:
-            memset(self._base + (first + 1) * LINE, 0, (last - first) * LINE)
-            self._frontier = first
-        else:
-            memset(self._base + first * LINE, 0, (last - first) * LINE)
-            self._frontier = last
+        # Growing, also the line that had the last home's guests; all bytes, for another layout may come.
+        memset(self._base + first * LINE, 0, (last - first + (self._phase == GROWING)) * LINE)
+        self._frontier = first if self._phase == GROWING else last
         for k in range(taken):
-            self._place(mixed[k], &place)
+            place_of(self, mixed[k], &place)
             self._insert(&place, codes[k], self._rank[codes[k]], True)
         for at in range(first, last):
             if far[at - first]:
@@ -1158,7 +1089,7 @@ cdef class Table:
                 if fillings != NULL:
                     settled = self._fill_in(fillings, mixed, self._code(rank), 48)
                 else:
-                    self._place(mixed, &place)
+                    place_of(self, mixed, &place)
                     settled = self._settle(&place, self._code(rank))
                 if not settled:
                     return False
@@ -1359,10 +1290,94 @@ cdef class Table:
         totals = [0] * self._groups_room
         for known, rank in ranks.items():
             mixed = known
-            self._place(mixed, &place)
-            found = self._rank_of(&place, &beat)
+            place_of(self, mixed, &place)
+            found = rank_of(self, &place, &beat)
             assert found == rank, f"{key_of(mixed)}: held with rank {rank}, found with {found}"
             totals[self._groups_of[self._code(rank)][key_of(mixed) >> SLOT_SHIFT]] += 1
         counted = [self._totals[i] for i in range(self._groups_room)]
         assert totals == counted, f"recount {totals}, counters {counted}"
         assert len(ranks) == self._online, f"recount {len(ranks)}, online {self._online}"
+
+
+# --- the hot path, inlined into its loops ---
+
+
+cdef inline void place_of(Table table, uint64_t mixed, Place* place) noexcept nogil:
+    """Where a key's home is, in the order that holds it."""
+    cdef const Geometry* g = &table._old
+    cdef wide product = <wide>mixed * g.lines
+    cdef uint64_t line = <uint64_t>(product >> 64)
+    if table._phase and (line >= table._frontier) == (table._phase == GROWING):
+        g = &table._new
+        product = <wide>mixed * g.lines
+        line = <uint64_t>(product >> 64)
+    place.line = table._base + line * LINE
+    place.rest = <uint64_t>product >> g.shift
+    place.mixed = mixed
+    place.kind = g.kind
+
+
+cdef inline void fetch_home(Table table, const uint8_t* key, Place* place) noexcept nogil:
+    """Place a key and have its home brought into the cache; the next line too, a fifth of all users are guests."""
+    place_of(table, mixed_of(load64(key)), place)
+    fetch(place.line)
+    fetch(place.line + LINE)
+
+
+cdef inline void fetch_first(Table table, const uint8_t* keys, size_t n, Place* places) noexcept nogil:
+    """Fill the ring that a loop over keys starts with."""
+    cdef size_t i
+    for i in range(min(n, <size_t>AHEAD)):
+        fetch_home(table, keys + 8 * i, &places[i])
+
+
+cdef inline int slot_in_line(const Place* place, uint8_t** line) noexcept nogil:
+    """The slot that holds a key, -1 if none; ``line`` its line, home or next."""
+    cdef int c = capacity(place.kind)
+    cdef int i = find(place.line, place.kind, place.rest, 0, c - guests(place.line))
+    line[0] = place.line
+    if i < 0 and place.line[META] & NEXT:
+        line[0] = place.line + LINE
+        i = find(line[0], place.kind, place.rest, c - guests(line[0]), c)
+    return i
+
+
+cdef inline int beat(
+    Table table, const Place* place, uint64_t slot, uint8_t code, int rank, int64_t said,
+) noexcept nogil:
+    cdef uint8_t* line
+    cdef uint8_t* at
+    cdef int i = slot_in_line(place, &line), before
+    cdef uint8_t old
+    cdef uint16_t group
+    if i < 0:
+        return table._beat_new(place, slot, code, rank, said)
+    at = line + capacity(place.kind) + i
+    old = at[0]
+    before = table._rank[old]
+    if before >= rank:
+        return ACCEPTED
+    if before and table._groups_of[old] == table._groups_of[code]:
+        group = table._groups_of[code][slot]
+        table._counters[old * table._groups_room + group] -= 1
+        table._counters[code * table._groups_room + group] += 1
+    elif before:
+        table._count_out(slot, old)
+        table._count_in(slot, code)
+    elif table._users_max and table._online >= table._users_max:
+        return REFUSED
+    else:
+        table._count_in(slot, code)
+    at[0] = code
+    return ACCEPTED
+
+
+cdef inline int rank_of(Table table, const Place* place, int64_t* beat) noexcept nogil:
+    """Ticks until the key's deadline, 0 if it is not online; ``beat`` its last heartbeat's tick if it is."""
+    cdef uint8_t* line
+    cdef int i = slot_in_line(place, &line), rank
+    if i < 0:
+        return table._rank_far(place.mixed, beat) if place.line[META] & ANNEX else 0
+    rank = table._rank[line[capacity(place.kind) + i]]
+    beat[0] = table._tick + rank - table._ticks - 1
+    return rank

@@ -1,5 +1,6 @@
 """Kernel and twin driven side by side: they answer the same, and the kernel equals a recount."""
 
+import random
 from array import array
 
 import pytest
@@ -99,3 +100,30 @@ class Twins(RuleBasedStateMachine):
 
 TestTwins = pytest.mark.timeout(300)(Twins.TestCase)
 TestTwins.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_change_of_layout_under_way_loses_and_invents_nobody(seed: int) -> None:
+    """From 2^16 lines on a line holds nine users instead of six: grow and shrink over that, half-way too."""
+    dice = random.Random(seed)
+    keys = [dice.getrandbits(64) for _ in range(500_000)] + [0]
+    kernel, twin = _table.Table(ttl_ms=1_000, _lines=61_000), _table_reference.Table(ttl_ms=1_000)
+    now, layouts = 0, set()
+    for step in range(45):
+        now += dice.randrange(25)
+        batch, age = packed(dice.sample(keys, 20_000)), dice.randrange(300)
+        assert kernel.heartbeat(batch, now, age) == twin.heartbeat(batch, now, age)
+        if step % 3 == 0:
+            batch = packed(dice.sample(keys, 3_000))
+            assert kernel.leave(batch, now, 0, 100) == twin.leave(batch, now, 0, 100)
+        if kernel.stats()["migrating"] or step % 15 == 14:
+            assert kernel.get(batch, now) == twin.get(batch, now)
+            layouts.add(kernel.stats()["line_capacity"])
+            kernel._verify()
+        kernel.maintain(now, dice.randrange(2_000))
+    while kernel.stats()["shrink_steps"] == 0:
+        now += 5
+        kernel.maintain(now, 3_000)
+        assert kernel.online == twin.count(now)[0]
+    kernel._verify()
+    assert layouts == {6, 9}
