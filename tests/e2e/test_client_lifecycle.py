@@ -76,6 +76,17 @@ def test_a_client_used_from_two_loops_is_a_clear_error() -> None:
 
 
 @on_each_loop
+async def test_a_client_used_from_the_loop_of_another_thread_is_a_clear_error() -> None:
+    """Scenario 45: also while its own loop runs, and a batch of it is open."""
+    async with FakeCluster("a", 1) as cluster, PresenceClient.from_url(cluster.url) as presence:
+        ours = asyncio.create_task(presence.heartbeat(1))
+        await asyncio.sleep(0)
+        with pytest.raises(ClientClosed, match="event loop"):
+            await asyncio.to_thread(lambda: asyncio.run(presence.heartbeat(2)))
+        await ours
+
+
+@on_each_loop
 async def test_a_fork_must_open_its_own_client() -> None:
     """Scenario 45: the child says so, and leaves the parent's sockets alone."""
     async with FakeCluster("a", 1) as cluster, PresenceClient.from_url(cluster.url) as presence:
