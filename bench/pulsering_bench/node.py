@@ -21,6 +21,7 @@ from typing import Final
 import numpy as np
 import psutil  # type: ignore[import-untyped,unused-ignore]
 import uvloop
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
@@ -78,7 +79,9 @@ class NodeFigures:
     batch: int
     heartbeats_per_s: float
     heartbeats_per_s_batch_100: float
-    frames_of_one_per_s: float
+    raw_heartbeats_per_s_batch_100: float
+    raw_frames_of_one_per_s: float
+    """Prebuilt frames, so that the server has all it can do."""
     gets_per_s: float
     calls_of_one_per_s: float
     """By the clock: what a client does in a second that awaits each heartbeat by itself."""
@@ -115,14 +118,15 @@ async def measure(
                 tell("refreshing everybody")
                 await loads.fill()
                 pages, beside = await _open_loops(loads, node.address, closed[-1], seconds, idle, tell)
-    beats, small, frames, gets, singles, _ = closed
+    beats, small, small_raw, ones_raw, gets, singles, _ = closed
     whole_users = beats.users + gets.users
     return NodeFigures(
         users=users,
         batch=batch,
         heartbeats_per_s=beats.per_server_s,
         heartbeats_per_s_batch_100=small.per_server_s,
-        frames_of_one_per_s=frames.per_server_s,
+        raw_heartbeats_per_s_batch_100=small_raw.per_server_s,
+        raw_frames_of_one_per_s=ones_raw.per_server_s,
         gets_per_s=gets.per_server_s,
         calls_of_one_per_s=singles.calls / singles.wall_s,
         server_cpu_s_per_million=(beats.server_s + gets.server_s) / whole_users * 1e6,
@@ -142,21 +146,22 @@ async def measure(
 
 async def _closed_loops(
     loads: Loads, address: str, batch: int, seconds: float, tell: Callable[[str], None]
-) -> tuple[Load, Load, Load, Load, Load, Load]:
+) -> tuple[Load, Load, Load, Load, Load, Load, Load]:
     tell(f"heartbeat_many, {batch} users")
     beats = await loads.batches(f"heartbeat_many {batch}", loads.refresh, batch, CALLS_AT_ONCE, seconds)
     tell(f"heartbeat_many, {SMALL} users")
     small = await loads.batches(f"heartbeat_many {SMALL}", loads.refresh, SMALL, SMALL_CALLS_AT_ONCE, seconds)
-    tell("frames of one user, raw")
     with contextlib.closing(RawPeer(address)) as peer:
-        frames = await loads.raw("frames of one user, raw", peer, seconds)
+        tell("raw frames")
+        small_raw = await loads.raw(f"raw frames of {SMALL}", peer, SMALL, seconds)
+        ones_raw = await loads.raw("raw frames of 1", peer, 1, seconds)
     tell(f"get_many, {batch} users")
     gets = await loads.batches(f"get_many {batch}", loads.get, batch, CALLS_AT_ONCE, seconds)
     tell(f"heartbeat, {TASKS} tasks")
     singles = await loads.singles(f"heartbeat, {TASKS} tasks", TASKS, seconds)
     tell(f"get_many, {PAGE} users")
     pages = await loads.batches(f"get_many {PAGE}", loads.get, PAGE, CALLS_AT_ONCE, seconds)
-    return beats, small, frames, gets, singles, pages
+    return beats, small, small_raw, ones_raw, gets, singles, pages
 
 
 async def _open_loops(
@@ -228,9 +233,9 @@ def _apart(server_pid: int) -> Iterator[None]:
 
 def report(figures: NodeFigures) -> list[Table]:
     """The figures as people read them."""
-    loads = Table(title=f"one node, {figures.users:,} users resident; millions of users a second")
-    for heading in ("load", "M/server s", "M/s", "server", "client", "starved", "bottleneck"):
-        loads.add_column(heading, justify="left" if heading == "load" else "right", no_wrap=heading == "load")
+    loads = Table(title=f"one node, {figures.users:,} users resident", box=SIMPLE)
+    for heading in ("load", "M/s of CPU", "M/s", "server", "client", "starved", "bottleneck"):
+        loads.add_column(heading, justify="left" if heading == "load" else "right", no_wrap=True)
     for load in figures.loads:
         loads.add_row(
             load.name,
@@ -241,7 +246,7 @@ def report(figures: NodeFigures) -> list[Table]:
             f"{load.starved_s / load.wall_s:.0%}",
             load.bottleneck,
         )
-    pages = Table(title=f"pages of {PAGE} users at half of what is possible, open loop")
+    pages = Table(title=f"pages of {PAGE} users at half of what is possible, open loop", box=SIMPLE)
     for heading in ("", "pages / s", "p50 ms", "p99 ms", "p99.9 ms", "starved"):
         pages.add_column(heading, justify="right" if heading else "left")
     for each in figures.pages:
@@ -254,6 +259,7 @@ def lines_of(figures: NodeFigures) -> list[str]:
     """What the tables do not say."""
     idle = figures.idle
     return [
+        "M/s of CPU: millions of users a second of the server's CPU; starved: had work, but others its core",
         f"server CPU s a million users  {figures.server_cpu_s_per_million:.4f}",
         f"client CPU s a million users  {figures.client_cpu_s_per_million:.4f}",
         f"idle connections              {idle.connections:,} at {idle.bytes_each / 1024:.2f} KiB each,"

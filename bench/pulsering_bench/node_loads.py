@@ -70,9 +70,11 @@ class Load:
 
     @property
     def bottleneck(self) -> str:
-        """Which side worked all the time: server, client, both or neither."""
+        """Who worked all the time: server, client, both, neither, or other programs that had their cores."""
         server, client = self.server_share > BUSY_SHARE, self.client_share > BUSY_SHARE
-        return "both" if server and client else "server" if server else "client" if client else "neither"
+        if server or client:
+            return "both" if server and client else "server" if server else "client"
+        return "others" if self.starved_s > (1 - BUSY_SHARE) * self.wall_s else "neither"
 
     @property
     def per_server_s(self) -> float:
@@ -87,7 +89,7 @@ class Load:
         used = f"the server used {self.server_share:.0%} of a core, the client {self.client_share:.0%}"
         if self.server_share > BUSY_SHARE:
             return f"users by the clock: {used}"
-        return f"users by CPU seconds of the server in /proc: {used}"
+        return f"users by the server's CPU seconds in /proc: {used}"
 
 
 class Loads:
@@ -150,12 +152,12 @@ class Loads:
             await asyncio.gather(*(worker(user, end) for user in range(tasks)))
         return Load(name, calls, calls, *measured)
 
-    async def raw(self, name: str, peer: "RawPeer", seconds: float) -> Load:
-        """Prebuilt heartbeats of one user each, pipelined on one socket."""
+    async def raw(self, name: str, peer: "RawPeer", batch: int, seconds: float) -> Load:
+        """Prebuilt heartbeats of ``batch`` users each, pipelined on one socket."""
         with self._measured() as measured:
-            frames, wrong = await asyncio.to_thread(peer.run, seconds)
+            frames, wrong = await asyncio.to_thread(peer.run, batch, seconds)
         self.wrong += wrong
-        return Load(name, frames, frames, *measured)
+        return Load(name, frames, frames * batch, *measured)
 
     @contextlib.contextmanager
     def _measured(self) -> Iterator[list[float]]:
@@ -254,10 +256,10 @@ async def _open_loop(call: Callable[[int], Awaitable[None]], rate: float, second
 
 
 class RawPeer:
-    """A socket that has said HELLO; ``run`` pipelines heartbeats of one user through it."""
+    """A socket that has said HELLO; ``run`` pipelines small heartbeats through it."""
 
-    FRAMES: Final = 1024
-    """Frames in a write; four writes are under way, so that the node always has the next."""
+    WRITE_USERS: Final = 1024
+    """Users in a write; four writes are under way, so that the node always has the next."""
     WRITES: Final = 4
 
     def __init__(self, address: str) -> None:
@@ -269,17 +271,16 @@ class RawPeer:
         header = self._receive(HEADER_BYTES)
         self._receive(int.from_bytes(header[8:12], "little"))
 
-    def run(self, seconds: float) -> tuple[int, int]:
-        """Frames answered in about so long, and how many of the answers were wrong."""
-        keys = keys_of(np.arange(self.FRAMES, dtype=np.uint64), 0)
-        requests = [
-            encode_frame(Op.HEARTBEAT, number, 0, messages.encode_keys_request(1, 0, keys[at : at + 8]))
-            for number, at in enumerate(range(0, len(keys), 8))
+    def run(self, batch: int, seconds: float) -> tuple[int, int]:
+        """Frames of ``batch`` users answered in about so long, and how many of the answers were wrong."""
+        count, size = self.WRITE_USERS // batch, batch * messages.KEY_BYTES
+        keys = keys_of(np.arange(count * batch, dtype=np.uint64), 0)
+        bodies = [
+            messages.encode_keys_request(1, 0, keys[at : at + size]) for at in range(0, len(keys), size)
         ]
-        frames = np.frombuffer(b"".join(requests), _frame_type(len(requests[0]))).copy()
-        body = messages.encode_write_reply(messages.WriteReply(1, 1, 0, 0, 0))
-        expected = [encode_frame(Op.HEARTBEAT, n, 0, body, reply=True) for n in range(self.FRAMES)]
-        answers = np.frombuffer(b"".join(expected), _frame_type(len(expected[0])))
+        frames = _frames([encode_frame(Op.HEARTBEAT, number, 0, body) for number, body in enumerate(bodies)])
+        body = messages.encode_write_reply(messages.WriteReply(1, batch, 0, 0, 0))
+        answers = _frames([encode_frame(Op.HEARTBEAT, n, 0, body, reply=True) for n in range(count)])
         end = time.perf_counter() + seconds
         sent = done = wrong = 0
         while done < sent or time.perf_counter() < end:
@@ -290,9 +291,9 @@ class RawPeer:
             if done < sent:
                 replies = np.frombuffer(self._receive(answers.nbytes), answers.dtype)
                 same = replies["start"] == answers["start"]
-                wrong += self.FRAMES - int(np.count_nonzero(same & (replies["body"] == answers["body"])))
+                wrong += count - int(np.count_nonzero(same & (replies["body"] == answers["body"])))
                 done += 1
-        return done * self.FRAMES, wrong
+        return done * count, wrong
 
     def _receive(self, size: int) -> bytes:
         data = bytearray(size)
@@ -309,9 +310,11 @@ class RawPeer:
         self._socket.close()
 
 
-def _frame_type(size: int) -> np.dtype[np.void]:
-    """A frame as numpy sees it: magic, op, id and length, the clock, the body."""
-    return np.dtype([("start", "V12"), ("sender_ms", "<u4"), ("body", f"V{size - HEADER_BYTES}")])
+def _frames(frames: list[bytes]) -> NDArray[np.void]:
+    """Frames of one size as numpy sees them: magic, op, id and length, the clock, the body."""
+    body = f"V{len(frames[0]) - HEADER_BYTES}"
+    kind = np.dtype([("start", "V12"), ("sender_ms", "<u4"), ("body", body)])
+    return np.frombuffer(b"".join(frames), kind).copy()
 
 
 def cpu_seconds(pid: int) -> float:
