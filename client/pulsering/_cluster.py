@@ -207,10 +207,23 @@ class Cluster:
             if channel is None or not channel.ready:
                 continue
             with contextlib.suppress(PresenceError):
-                self._adopt(_topology_of(await self.ask(channel, Op.TOPOLOGY), name))
+                await self._go_over(_topology_of(await self.ask(channel, Op.TOPOLOGY), name))
                 return
         with contextlib.suppress(PresenceError):
-            self._adopt(await self._fetch_from_seeds())
+            await self._go_over(await self._fetch_from_seeds())
+
+    async def _go_over(self, new: Topology) -> None:
+        """Adopt a topology; one with new nodes once they have been reached, or did not answer soon."""
+        if self._is_news(new):
+            channels = [self._open_channel(node) for node in new.nodes if node.name not in self._channels]
+            waiting = [self._loop.create_task(channel.tried.wait()) for channel in channels]
+            try:
+                if waiting:
+                    await asyncio.wait(waiting, timeout=self.patience)
+            finally:
+                for task in waiting:
+                    task.cancel()
+        self._adopt(new)
 
     async def ask(self, channel: Channel, op: Op, body: bytes = messages.EMPTY_BODY) -> Any:
         """One control request to one node, within the connect timeout."""
@@ -291,16 +304,22 @@ class Cluster:
             connection.close(ClientClosed("no longer needed"))
             await connection.wait_lost()
 
-    def _adopt(self, new: Topology) -> None:
-        """Follow a topology if it is newer than ours, or has news about addresses only."""
+    def _is_news(self, new: Topology) -> bool:
+        """Whether a topology is newer than ours, or has news about addresses only."""
         old = self._topology
-        if old is not None:
-            if new.cluster != old.cluster or new.hash_seed != old.hash_seed or new.epoch < old.epoch:
-                return
-            if new.epoch == old.epoch and (new.hash != old.hash or new.nodes == old.nodes):
-                return
-            if new.epoch > old.epoch:
-                self._retire(old, new)
+        if old is None:
+            return True
+        if new.cluster != old.cluster or new.hash_seed != old.hash_seed or new.epoch < old.epoch:
+            return False
+        return new.epoch > old.epoch or (new.hash == old.hash and new.nodes != old.nodes)
+
+    def _adopt(self, new: Topology) -> None:
+        """Follow a topology if it is news."""
+        if not self._is_news(new):
+            return
+        old = self._topology
+        if old is not None and new.epoch > old.epoch:
+            self._retire(old, new)
         self._topology = new
         for node in new.nodes:
             channel = self._channels.get(node.name)
@@ -309,12 +328,13 @@ class Cluster:
             elif node.port:
                 channel.move(Address(node.host, node.port))
 
-    def _open_channel(self, node: Node) -> None:
+    def _open_channel(self, node: Node) -> Channel:
         address = Address(node.host, node.port)
         channel = Channel(node.name, address, self._dialer, self._watcher, self.rng)
         self._channels[node.name] = channel
         self._unhealthy.add(node.name)
         channel.start()
+        return channel
 
     def _look_back(self, epoch: int, node: str) -> None:
         """Fetch an older topology from a node that knows it, unless one is being fetched."""
@@ -334,7 +354,7 @@ class Cluster:
             body = messages.encode_topology_request(epoch)
             old, ours = _topology_of(await self.ask(channel, Op.TOPOLOGY, body), node), self.topology
             if old.epoch >= ours.epoch:
-                self._adopt(old)  # it has moved on meanwhile
+                await self._go_over(old)  # it has moved on meanwhile
             elif (old.cluster, old.hash_seed) == (ours.cluster, ours.hash_seed):
                 self._retired.learn(old)
                 for each in old.nodes:

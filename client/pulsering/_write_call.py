@@ -13,6 +13,7 @@ from pulsering import kernel, messages
 from pulsering._calls import BatchCall, ClusterView, Send
 from pulsering.errors import NodeUnavailable, Overloaded, PresenceError
 from pulsering.reports import HeartbeatReport
+from pulsering.routing import kept_and_gained
 from pulsering.wire import Op
 
 if TYPE_CHECKING:
@@ -118,7 +119,13 @@ class WriteCall(BatchCall):
 
     def _frames(self, keys: bytes, positions: "array[int] | None") -> "list[tuple[int, bytes, array[int]]]":
         """The keys of each node, in whichever rank it owns them, in as few frames as hold them."""
-        return kernel.partition(keys, self._topology.owners, positions, self._view.keys_per_frame)
+        topology, size = self._topology, self._view.keys_per_frame
+        retired = tuple(old for old in self._view.retired if old.epoch < topology.epoch)
+        if not retired:
+            return kernel.partition(keys, topology.owners, positions, size)
+        kept, gained = kept_and_gained(topology, retired)
+        frames = kernel.partition(keys, kept, positions, size)
+        return frames + kernel.partition(keys, gained, positions, size)
 
     def _continue(self, now: float) -> list[Send]:
         return [] if self._fresh or self._repeating else self._conclude(now)

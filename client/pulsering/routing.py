@@ -27,6 +27,7 @@ __all__ = [
     "UNSETTLED",
     "Evidence",
     "both",
+    "kept_and_gained",
     "read_targets",
     "reasons_of",
     "retired_targets",
@@ -171,15 +172,38 @@ def retired_targets(old: Topology, new: Topology, rank: int) -> "array[int]":
 
 
 @lru_cache(maxsize=16)
+def kept_and_gained(topology: Topology, retired: tuple[Topology, ...]) -> "tuple[array[int], array[int]]":
+    """Return the owner table in two: who owned its slot under all of the old topologies, and who did not.
+
+    A node that still follows one of those refuses what it has only gained, and its reply cannot say which of
+    the keys in a frame that was; so these travel in frames of their own. 0xFFFF where the owner is in the
+    other table. Not to be changed.
+    """
+    owners, replicas = topology.owners, topology.replicas
+    kept, gained = array("H", owners), array("H", [NO_NODE]) * len(owners)
+    for old in retired:
+        before = _owners_in(old, topology)
+        for slot, changed in enumerate(_changed(old, topology)):
+            if changed:
+                for place in range(slot * replicas, slot * replicas + replicas):
+                    if owners[place] not in before[slot]:
+                        kept[place], gained[place] = NO_NODE, owners[place]
+    return kept, gained
+
+
+@lru_cache(maxsize=16)
 def _changed(old: Topology, new: Topology) -> bytes:
     """Return 1 for each slot whose set of owners is another one."""
+    after = zip(*map(new.column, range(new.replicas)), strict=True)
+    return bytes(set(then) != set(now) for then, now in zip(_owners_in(old, new), after, strict=True))
+
+
+def _owners_in(old: Topology, new: Topology) -> list[tuple[int, ...]]:
+    """Return the owners of each slot under an old topology by their indices in the new one."""
     index_in_new = {node.name: index for index, node in enumerate(new.nodes)}
     renumbered = [index_in_new.get(node.name, NO_NODE) for node in old.nodes]
-    before = zip(*map(old.column, range(old.replicas)), strict=True)
-    after = zip(*map(new.column, range(new.replicas)), strict=True)
-    return bytes(
-        {renumbered[index] for index in then} != set(now) for then, now in zip(before, after, strict=True)
-    )
+    columns = [[renumbered[index] for index in old.column(rank)] for rank in range(old.replicas)]
+    return list(zip(*columns, strict=True))
 
 
 @lru_cache(maxsize=64)

@@ -247,3 +247,24 @@ def test_count_rounds_are_bounded() -> None:
                 answer(hand, node, 1)
     assert not call.count.exact
     assert len(hand.sent) < 4 * len(names)
+
+
+def test_scenario_31_what_a_node_only_gained_does_not_cost_it_the_rest() -> None:
+    """Two nodes that stay behind refuse the slots of the one that left, in frames of their own."""
+    view = View("bc")
+    view.topology = topology("bc", epoch=2)
+    view.retired = (topology("bcd"),)
+    users = range(60)
+    before = [{node.name for node in view.retired[0].owners_of(slot_of(key_of(u, 0)))} for u in users]
+    hand = Hand(WriteCall(view, keys_of(users, 0), Op.HEARTBEAT))
+    while hand.waiting:
+        [token, send], *_ = hand.waiting.items()
+        del hand.waiting[token]
+        refused = [user for user in send.positions if send.node not in before[user]]
+        assert len(refused) in (0, send.keys), "never both in one frame"
+        reply = messages.WriteReply(1, send.keys - len(refused), 0, 0, len(refused))
+        hand.call.on_reply(token, reply, hand.now)
+    assert isinstance(hand.call, WriteCall)
+    assert hand.call.done
+    assert hand.call.report.accepted == len(users)
+    assert hand.call.report.moved == sum(name not in owners for owners in before for name in "bc")

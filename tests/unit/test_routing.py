@@ -9,6 +9,7 @@ from pulsering.routing import (
     REASONS,
     STATUSES,
     Evidence,
+    kept_and_gained,
     read_targets,
     reasons_of,
     retired_targets,
@@ -113,6 +114,21 @@ def test_a_slot_that_only_gained_an_owner_has_changed_hands_too() -> None:
     """Who follows the old topology still tells its one owner alone."""
     old, new = cluster("abc", replicas=1), cluster("abc", replicas=2, epoch=2)
     assert NO_NODE not in set(retired_targets(old, new, 0))
+
+
+def test_owners_that_gained_a_slot_are_told_apart_from_those_that_kept_it() -> None:
+    """Under every old topology that somebody may follow: a node that follows one refuses what it gained."""
+    new, retired = cluster("bcde", epoch=3), (cluster("bcd", epoch=2), cluster("abcd"))
+    kept, gained = kept_and_gained(new, retired)
+    both = set()
+    for slot in range(SLOTS):
+        for rank, node in enumerate(new.owners_of(slot)):
+            always = all(node.name in {each.name for each in old.owners_of(slot)} for old in retired)
+            mine, other = (kept, gained) if always else (gained, kept)
+            assert new.nodes[mine[2 * slot + rank]] is node
+            assert other[2 * slot + rank] == NO_NODE
+            both.add(always)
+    assert both == {True, False}
 
 
 def test_nobody_more_is_asked_when_nothing_moved() -> None:
