@@ -241,7 +241,7 @@ def _apart(server_pid: int) -> Iterator[None]:
 
 def report(figures: NodeFigures) -> list[Table]:
     """The figures as people read them."""
-    loads = Table(title=f"one node, {figures.users:,} users resident", box=SIMPLE)
+    loads = Table(title=f"one node, {figures.users:,} users resident", box=SIMPLE, pad_edge=False)
     for heading in ("load", "M/CPU s", "M/s", "server", "client", "starved", "limit"):
         loads.add_column(heading, justify="left" if heading == "load" else "right", no_wrap=True)
     for load in figures.loads:
@@ -254,7 +254,9 @@ def report(figures: NodeFigures) -> list[Table]:
             f"{load.starved_s / load.wall_s:.0%}",
             load.bottleneck,
         )
-    pages = Table(title=f"pages of {PAGE} users at half of what is possible, open loop", box=SIMPLE)
+    pages = Table(
+        title=f"pages of {PAGE} users at half of what is possible, open loop", box=SIMPLE, pad_edge=False
+    )
     for heading in ("", "pages / s", "p50 ms", "p99 ms", "p99.9 ms", "starved"):
         pages.add_column(heading, justify="right" if heading else "left")
     for each in figures.pages:
