@@ -143,5 +143,7 @@ def bench_table(
     raise typer.Exit(main(["--users", str(users), *(["--json"] if as_json else [])]))
 
 
+size = verbs.size
+
 for _verb in (verbs.compare,):
     bench.command()(_needing_extra(_verb))

@@ -26,20 +26,23 @@ PACKET_BYTES: Final = 1448
 
 PACKET_HEADER_BYTES: Final = 66
 KEY_BYTES: Final = 8
-STATE_BITS: Final = 2
-PARALLEL: Final = 60
+PLANNED_SHARE: Final = 60
 """Percent of a core that is planned with; the rest is for peaks, recovery and the sweep."""
 
-MEMORY: Final = 80
-"""Percent of a machine's memory that is planned with; the rest is for buffers, the kernel and growth steps."""
+MEMORY_SHARE: Final = 80
+"""Percent of a machine's memory that is planned with; the rest is for buffers, kernel and growth."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What one core does, and where that was measured."""
+    """What one core does, and where that was measured.
 
-    refresh_per_core: float
-    get_per_core: float
+    A frame costs the node something beside its users; two batch sizes tell the two apart.
+    """
+
+    refresh_user_s: float
+    get_user_s: float
+    frame_s: float
     bytes_per_user: float
     client_refresh_per_core: float
     client_get_per_core: float
@@ -47,12 +50,13 @@ class Profile:
 
 
 PLANNED: Final = Profile(
-    refresh_per_core=12e6,
-    get_per_core=10e6,
+    refresh_user_s=1 / 12e6,
+    get_user_s=1 / 10e6,
+    frame_s=2e-6,
     bytes_per_user=8.0,
     client_refresh_per_core=8e6,
     client_get_per_core=6e6,
-    source="the plan (conservative, at 10^9 users on one core); measure yours: pulsering bench compare --json",
+    source="the plan, conservative; measure yours: pulsering bench compare --json",
 )
 
 
@@ -117,21 +121,41 @@ def load_profile(path: Path | None) -> Profile:
         results = json.loads(path.read_text("utf-8"))
         ours = results["peers"]["pulsering"]
         machine = results["machine"]
+        large, small = (ours["raw"][name] for name in ("refresh", "refresh_small"))
+        gets = min(ours["raw"][name]["users_per_server_cpu_s"] for name in ("get_hits", "get_half"))
+        frame_s, refresh_user_s = _split(_call(large), _call(small))
+        users_per_get = ours["raw"]["get_hits"]["users"] / ours["raw"]["get_hits"]["calls"]
         return Profile(
-            refresh_per_core=float(ours["raw"]["refresh"]["users_per_server_cpu_s"]),
-            get_per_core=min(
-                float(ours["raw"][name]["users_per_server_cpu_s"]) for name in ("get_hits", "get_half")
-            ),
+            refresh_user_s=refresh_user_s,
+            get_user_s=max(0.0, 1 / gets - frame_s / users_per_get),
+            frame_s=frame_s,
             bytes_per_user=float(ours["bytes_per_user"]),
             client_refresh_per_core=float(ours["client"]["refresh"]["users_per_caller_cpu_s"]),
             client_get_per_core=float(ours["client"]["get_half"]["users_per_caller_cpu_s"]),
-            source=f"{path.name}: {machine['date'][:10]}, {machine['cpu']}, {results['work']['users']:,} users",
+            source=f"{path.name}: {machine['date'][:10]}, {machine['cpu']}, {ours_at(results)}",
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError) as error:
         raise ValueError(
             f"{path} is no profile ({type(error).__name__}: {error}); make one with "
             "'pulsering bench compare --json > measured.json'"
         ) from None
+
+
+def ours_at(results: Mapping[str, Any]) -> str:
+    """How many users a profile was measured with."""
+    return f"{results['work']['users']:,} users"
+
+
+def _call(measure: Mapping[str, Any]) -> tuple[float, float]:
+    """Users in a call of a measure, and the server's CPU seconds of it."""
+    users = measure["users"] / measure["calls"]
+    return users, users / measure["users_per_server_cpu_s"]
+
+
+def _split(large: tuple[float, float], small: tuple[float, float]) -> tuple[float, float]:
+    """The line through two points: seconds a frame, seconds a user."""
+    user_s = (large[1] - small[1]) / (large[0] - small[0])
+    return max(0.0, small[1] - small[0] * user_s), max(user_s, 0.0)
 
 
 def size_of(demand: Demand, profile: Profile) -> Sizing:
@@ -139,7 +163,7 @@ def size_of(demand: Demand, profile: Profile) -> Sizing:
     sizing = Sizing()
     _load(sizing, demand)
     _nodes(sizing, demand, profile)
-    _network(sizing, demand)
+    _network(sizing)
     _clients(sizing, demand, profile)
     _losses(sizing, demand)
     return sizing
@@ -173,17 +197,8 @@ def _load(sizing: Sizing, demand: Demand) -> None:
 
 
 def _nodes(sizing: Sizing, demand: Demand, profile: Profile) -> None:
-    share = PARALLEL / 100
-    refresh_cores = sizing["refreshes"] / profile.refresh_per_core
-    get_cores = sizing["gets"] / profile.get_per_core
-    cores = sizing.add(
-        "cores",
-        math.ceil((refresh_cores + get_cores) / share),
-        "cores",
-        f"({sizing['refreshes']:,.0f} / {profile.refresh_per_core:,.0f} + {sizing['gets']:,.0f} / "
-        f"{profile.get_per_core:,.0f} users/s a core) / {share:g} planned share of a core",
-        profile.source,
-    )
+    share = PLANNED_SHARE / 100
+    usable = demand.memory_bytes * MEMORY_SHARE / 100
     memory = sizing.add(
         "memory",
         demand.users * demand.replicas * profile.bytes_per_user,
@@ -191,55 +206,84 @@ def _nodes(sizing: Sizing, demand: Demand, profile: Profile) -> None:
         f"{demand.users:,.0f} users x {demand.replicas} replicas x {profile.bytes_per_user:.2f} bytes",
         profile.source,
     )
-    by_cores = math.ceil(cores / demand.cores_per_node)
-    by_memory = math.ceil(memory / (demand.memory_bytes * MEMORY / 100))
-    nodes = sizing.add(
+    nodes = by_memory = max(1, math.ceil(memory / usable))
+    nodes = max(nodes, demand.replicas)
+    while _work(sizing, demand, profile, nodes).cores > share * nodes * demand.cores_per_node:
+        nodes += 1
+        if nodes * demand.cores_per_node > limits.NODES_MAX:
+            raise ValueError(
+                f"more than {limits.NODES_MAX:,} cores would be needed, the most that a topology has: "
+                "several clusters, larger batches, or fewer replicas"
+            )
+    work = _work(sizing, demand, profile, nodes)
+    shards = nodes * demand.cores_per_node
+    sizing.add(
         "nodes",
-        max(by_cores, by_memory, demand.replicas),
+        nodes,
         "machines",
-        f"the largest of {cores:,.0f} cores / {demand.cores_per_node} = {by_cores}, {memory / 1e9:,.1f} GB / "
-        f"({demand.memory_bytes / 1e9:g} GB x {MEMORY} %) = {by_memory}, and {demand.replicas} replicas",
-        "--cores-per-node, --memory",
+        f"the fewest for {memory / 1e9:,.1f} GB in {demand.memory_bytes / 1e9:,.1f} GB x {MEMORY_SHARE} % "
+        f"(= {by_memory}), for {demand.replicas} replicas, and for {work.cores:.1f} cores of work at "
+        f"{PLANNED_SHARE} % of {demand.cores_per_node} cores",
+        "--memory, --cores-per-node",
     )
-    shards = sizing.add(
-        "shards",
-        nodes * demand.cores_per_node,
-        "processes",
-        f"{nodes:,.0f} nodes x {demand.cores_per_node} cores: one process a core",
-        "docs/node.md",
+    sizing.add(
+        "shards", shards, "processes", f"{nodes:,} nodes x {demand.cores_per_node} cores", "docs/node.md"
     )
     sizing.add(
         "users_per_shard",
         demand.users * demand.replicas / shards,
         "users",
-        f"{demand.users:,.0f} x {demand.replicas} / {shards:,.0f}",
+        f"{demand.users:,.0f} x {demand.replicas} / {shards:,}",
     )
     sizing.add(
-        "load_of_a_core",
-        (refresh_cores + get_cores) / shards,
-        "of a core",
-        f"({refresh_cores:.2f} + {get_cores:.2f}) cores of work / {shards:,.0f} shards",
-    )
-
-
-def _network(sizing: Sizing, demand: Demand) -> None:
-    """A call is cut by owner: each node gets its share of the batch, in one frame a shard."""
-    shards = sizing["shards"]
-    per_frame = sizing.add(
         "users_per_frame",
-        max(1.0, min(limits.KEYS_PER_FRAME, demand.batch / shards)),
+        work.users_per_frame,
         "users",
-        f"{demand.batch} users of a call spread over {shards:,.0f} shards, at least 1, at most "
+        f"{demand.batch:,} users of a call spread over {shards:,} shards, at least 1, at most "
         f"{limits.KEYS_PER_FRAME:,}",
         "--batch; pulsering.limits",
     )
-    frames = sizing.add(
+    sizing.add(
         "frames",
-        (sizing["refreshes"] + sizing["gets"]) / per_frame,
+        work.frames,
         "frames/s",
-        f"({sizing['refreshes']:,.0f} + {sizing['gets']:,.0f} users/s) / {per_frame:,.1f}",
+        f"({sizing['refreshes']:,.0f} + {sizing['gets']:,.0f} users/s) / {work.users_per_frame:,.1f}",
     )
-    sizing.add("frames_per_shard", frames / shards, "frames/s", f"{frames:,.0f} / {shards:,.0f}")
+    sizing.add("frames_per_shard", work.frames / shards, "frames/s", f"{work.frames:,.0f} / {shards:,}")
+    sizing.add(
+        "work",
+        work.cores,
+        "cores",
+        f"{sizing['refreshes']:,.0f} x {1e9 * profile.refresh_user_s:.1f} ns + {sizing['gets']:,.0f} x "
+        f"{1e9 * profile.get_user_s:.1f} ns + {work.frames:,.0f} frames x {1e6 * profile.frame_s:.2f} us",
+        profile.source,
+    )
+    sizing.add(
+        "load_of_a_core",
+        work.cores / shards,
+        "of a core",
+        f"{work.cores:.2f} cores of work / {shards:,} shards; {share:g} is planned with",
+    )
+
+
+class _Work(NamedTuple):
+    users_per_frame: float
+    frames: float
+    cores: float
+
+
+def _work(sizing: Sizing, demand: Demand, profile: Profile, nodes: int) -> _Work:
+    """What so many nodes have to do: the more there are, the smaller the frames that a call is cut into."""
+    shards = nodes * demand.cores_per_node
+    users_per_frame = max(1.0, min(float(limits.KEYS_PER_FRAME), demand.batch / shards))
+    refreshes, gets = sizing["refreshes"], sizing["gets"]
+    frames = (refreshes + gets) / users_per_frame
+    cores = refreshes * profile.refresh_user_s + gets * profile.get_user_s + frames * profile.frame_s
+    return _Work(users_per_frame, frames, cores)
+
+
+def _network(sizing: Sizing) -> None:
+    per_frame, frames = sizing["users_per_frame"], sizing["frames"]
     overhead = HEADER_BYTES + BODY_BYTES
     request = overhead + KEY_BYTES * per_frame
     wire = request + PACKET_HEADER_BYTES * math.ceil(request / PACKET_BYTES)
@@ -247,13 +291,12 @@ def _network(sizing: Sizing, demand: Demand) -> None:
         "network_in",
         frames * wire * 8,
         "bit/s",
-        f"{frames:,.0f} frames/s x ({overhead} + {KEY_BYTES} x {per_frame:,.1f} bytes, {PACKET_HEADER_BYTES} a "
-        "packet) x 8; frames that share a packet need less",
+        f"{frames:,.0f} frames/s x ({overhead} + {KEY_BYTES} x {per_frame:,.1f} bytes, "
+        f"{PACKET_HEADER_BYTES} a packet) x 8; frames that share a packet need less",
         "docs/protocol.md",
     )
-    sizing.add(
-        "network_in_per_node", inbound / sizing["nodes"], "bit/s", f"{inbound:,.0f} / {sizing['nodes']:,.0f}"
-    )
+    nodes = sizing["nodes"]
+    sizing.add("network_in_per_node", inbound / nodes, "bit/s", f"{inbound:,.0f} / {nodes:,.0f}")
 
 
 def _clients(sizing: Sizing, demand: Demand, profile: Profile) -> None:
@@ -307,8 +350,8 @@ def _losses(sizing: Sizing, demand: Demand) -> None:
         "load_after_a_lost_node",
         load * nodes / rest if rest else math.inf,
         "of a core",
-        f"{load:.2f} x {nodes:,.0f} / {rest:,.0f}, once it is taken out of the topology; before, its reads go to "
-        "the other owners and its writes nowhere",
+        f"{load:.2f} x {nodes:,.0f} / {rest:,.0f}, once it is taken out of the topology; before, its reads "
+        "go to the other owners",
     )
     left = nodes * (demand.zones - 1) / demand.zones
     safe = demand.zones >= demand.replicas > 1
@@ -345,8 +388,9 @@ def text_of(sizing: Sizing, demand: Demand, profile: Profile) -> str:
 def markdown_of(sizing: Sizing) -> str:
     """The table of ``docs/scale.md``."""
     lines = ["| | | how it comes about |", "|---|---:|---|"]
-    for step in sizing.steps:
-        lines.append(f"| {step.name.replace('_', ' ')} | {_shown(step)} | {step.arithmetic} |")
+    lines += [
+        f"| {step.name.replace('_', ' ')} | {_shown(step)} | {step.arithmetic} |" for step in sizing.steps
+    ]
     return "\n".join(lines) + "\n"
 
 

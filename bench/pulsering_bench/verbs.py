@@ -93,9 +93,9 @@ def size(
         measured = sizing.load_profile(profile)
         if demand.online > users:
             raise ValueError(f"--online {demand.online:,.0f} is more than --users {users:,.0f}")
+        result = sizing.size_of(demand, measured)
     except (UnitError, ValueError) as error:
         raise typer.BadParameter(str(error)) from None
-    result = sizing.size_of(demand, measured)
     if as_json:
         typer.echo(json.dumps(sizing.facts_of(result, demand, measured), indent=1))
     elif markdown:
