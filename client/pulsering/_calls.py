@@ -77,44 +77,55 @@ class ClusterView(Protocol):
     @property
     def topology(self) -> Topology:
         """The newest topology known."""
+        ...
 
     @property
     def retired(self) -> tuple[Topology, ...]:
         """Those before it, each until one ttl after the last word from a node that follows it."""
+        ...
 
     @property
     def unsettled(self) -> bool:
         """Whether a node follows an older topology whose contents are not known."""
+        ...
 
     @property
     def keys_per_frame(self) -> int:
         """Keys every node accepts in one frame."""
+        ...
 
     @property
     def attempts(self) -> int:
         """How often one key is sent at most."""
+        ...
 
     @property
     def patience(self) -> float:
         """Seconds an owner may take before its turn passes."""
+        ...
 
     @property
     def hedge(self) -> float | None:
         """Seconds after which a read asks the next owners beside those that are silent; None: never."""
+        ...
 
     @property
     def budget(self) -> RetryBudget:
         """Tokens for repeats."""
+        ...
 
     @property
     def rng(self) -> random.Random:
         """Source of jitter."""
+        ...
 
     def unavailable(self) -> frozenset[int]:
         """Indices of the topology's nodes that would refuse a request now."""
+        ...
 
     def hopeless(self) -> frozenset[int]:
         """Those of them that have failed for so long that waiting a few milliseconds is no use."""
+        ...
 
 
 class Call(ABC):

@@ -34,7 +34,7 @@ from pulsering.errors import (
     UnknownPresence,
 )
 from pulsering.ids import UserId, key_of, keys_of, slot_of
-from pulsering.options import ClientOptions, Duration, seconds_of
+from pulsering.options import ClientOptions, Duration, Options, seconds_of
 from pulsering.reports import Count, HeartbeatReport, Location, NodeStatus
 from pulsering.snapshot import Snapshot, kept_ids
 from pulsering.status import Reason, Status
@@ -44,7 +44,7 @@ from pulsering.url import parse_url
 from pulsering.wire import Op
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing import Self, Unpack
 
     from typing_extensions import Buffer
 
@@ -120,7 +120,7 @@ class PresenceClient:
         self._leaves: dict[int, Batcher[WriteCall, None]] = {}
 
     @classmethod
-    def from_url(cls, url: str, **options: Any) -> "Self":
+    def from_url(cls, url: str, **options: "Unpack[Options]") -> "Self":
         """A client for ``presence://host:port,host:port/cluster?option=value`` (``presences://`` for TLS).
 
         Hosts are seeds: one that answers is enough. Port 7400 and any cluster name are assumed if not given.

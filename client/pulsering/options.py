@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from ssl import SSLContext
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypedDict
 
 from pulsering import limits
 from pulsering.errors import ConfigError
@@ -19,7 +19,7 @@ from pulsering.errors import ConfigError
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
 
-__all__ = ["ClientOptions", "Duration", "seconds_of"]
+__all__ = ["ClientOptions", "Duration", "Options", "seconds_of"]
 
 Duration: TypeAlias = float | int | str
 
@@ -126,6 +126,22 @@ class ClientOptions:
                 hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known))}"
                 raise ConfigError(f"option {name}: not known; {hint}")
         return cls(**values)
+
+
+class Options(TypedDict, total=False):
+    """The fields of ``ClientOptions`` as they may be given, so that type checkers know each by its name."""
+
+    timeout: Duration | None
+    connect_timeout: Duration | None
+    attempts: int
+    min_connections: int
+    max_connections: int
+    linger: Duration
+    hedge: Duration | None
+    pending_keys_max: int
+    ssl: SSLContext | None
+    agent: str
+    telemetry: "bool | MeterProvider"
 
 
 def _check_telemetry(given: object) -> None:

@@ -26,7 +26,9 @@ from pulsering.errors import ClientClosed
 from pulsering.topology import Topology
 
 if TYPE_CHECKING:
-    from typing import Self
+    from typing import Self, Unpack
+
+    from pulsering.options import Options
 
 __all__ = ["PresenceClient"]
 
@@ -225,7 +227,7 @@ class PresenceClient:
         self._lock = threading.RLock()
 
     @classmethod
-    def from_url(cls, url: str, **options: Any) -> "Self":
+    def from_url(cls, url: str, **options: "Unpack[Options]") -> "Self":
         """As ``pulsering.PresenceClient.from_url``."""
         return cls(AsyncClient.from_url(url, **options))
 

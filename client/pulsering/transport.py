@@ -35,16 +35,20 @@ class Transport(Protocol):
     @property
     def seeds(self) -> tuple[Address, ...]:
         """Addresses to begin with."""
+        ...
 
     @property
     def cluster(self) -> str:
         """The cluster's name, checked in the handshake; empty accepts any."""
+        ...
 
     def now_ms(self) -> int:
         """Milliseconds of any origin, never going back: the time at which heartbeats are said."""
+        ...
 
     async def connect(self, protocol: asyncio.Protocol, address: Address) -> None:
         """Connect; returns after ``protocol.connection_made``. Raises ``OSError``; may be cancelled."""
+        ...
 
 
 Provider = Callable[[ServiceUrl], Transport]

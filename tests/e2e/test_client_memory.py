@@ -129,7 +129,7 @@ def test_a_memory_url_is_refused_by_the_part_that_is_wrong(url: str, part: str) 
 
 def test_tls_is_not_for_memory() -> None:
     with pytest.raises(ConfigError, match="presences"):
-        PresenceClient.from_url("memory://", ssl=object())
+        PresenceClient.from_url("memory://", ssl=object())  # type: ignore[arg-type]
 
 
 def test_without_the_server_extra_the_error_names_it() -> None:

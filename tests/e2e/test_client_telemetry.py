@@ -190,7 +190,7 @@ async def test_true_means_the_global_provider() -> None:
 
 def test_a_wrong_provider_is_refused() -> None:
     with pytest.raises(ConfigError, match="MeterProvider"):
-        PresenceClient.from_url("memory://", telemetry="yes")
+        PresenceClient.from_url("memory://", telemetry="yes")  # type: ignore[arg-type]
 
 
 def test_nothing_of_opentelemetry_is_imported_unless_asked_for() -> None:
