@@ -11,7 +11,7 @@ while it was under way. A wrong answer found here is wrong beyond doubt:
   phase asks for, was younger than the ttl when the read ended, and no leave can have followed it.
 - P3: an answer that is none of online, offline and unknown.
 - P4: an answer of another length than its question.
-- P6: in a phase that is ``definite``, more than 0.1 % of answers unknown or errors.
+- P6: in a phase that is ``definite``, more than 0.1 % of answers unknown or errors, as far as it goes.
 - An exact **count** beyond what can be online, or in a definite phase below what must be.
 
 ``late_us`` is how much older a heartbeat may be than a node can know: the way of a connection's first frame,
@@ -31,6 +31,9 @@ OFFLINE, ONLINE, UNKNOWN = range(3)
 NEVER: Final = -(1 << 62)
 SHARE_MAX: Final = 0.001
 """Unknown answers and errors in definite phases."""
+
+ANY, HELD, ALL = range(3)
+"""What ``Phase.definite`` may be."""
 
 DEFINITE_READS_MIN: Final = 100
 """Answers from which on a share means anything."""
@@ -95,12 +98,13 @@ class Checker:
         self._bounds = bounds
         self._users: dict[int, _User] = {}
         self._open: dict[int, tuple[Begin, int, _Read | None]] = {}
-        self._phase = Phase(NEVER, 0, False, False)
+        self._phase = Phase(NEVER, 0, 0, False)
         self._phases = 0
         self._judged_since = NEVER  # since when acknowledgements count
         self._leaves_since = NEVER
         self._definite_bad = 0
         self._definite_all = 0
+        self._first_bad = 0, ""
 
     def take(self, record: Record) -> None:
         """Note what happened next."""
@@ -116,9 +120,10 @@ class Checker:
         """Judge what only the whole history tells."""
         bad, judged = self._definite_bad, self._definite_all
         if judged >= DEFINITE_READS_MIN and bad > judged * SHARE_MAX:
-            at = max((violation.at_us for violation in self.violations), default=0)
-            what = f"{bad} of {judged} answers unknown or errors while there was no reason"
-            self.violations.append(Violation("P6", at, what))
+            what = (
+                f"{bad} of {judged} answers unknown or errors without a reason, first: {self._first_bad[1]}"
+            )
+            self.violations.append(Violation("P6", self._first_bad[0], what))
         self.tally["definite"] = judged
         self.tally["definite_bad"] = bad
         return Verdict(self.violations, self.tally)
@@ -161,7 +166,7 @@ class Checker:
 
     def _end(self, begin: Begin, end: End, phases: int, read: _Read | None) -> None:
         self.tally[begin.kind + ("_failed" if end.error else "")] += 1
-        definite = self._phase.definite and phases == self._phases
+        definite = self._phase.definite if phases == self._phases else 0
         if begin.kind == BEAT:
             for user in begin.users:
                 taken = self._user(user).taken
@@ -175,21 +180,23 @@ class Checker:
         if definite:
             self._definite_all += max(1, len(begin.users))
         if end.error:
-            if definite:
+            if definite == ALL:
                 self._note_bad(begin, max(1, len(begin.users)), end.error)
         elif begin.kind == READ:
             assert read is not None
             self._judge_read(begin, end, read, definite=definite)
         elif begin.kind == COUNT and end.total is not None:
-            self._judge_count(begin, end, read.taken if read is not None and definite else [])
+            self._judge_count(begin, end, read.taken if read is not None and definite == ALL else [])
 
     def _note_bad(self, begin: Begin, count: int, what: str) -> None:
+        if not self._definite_bad:
+            self._first_bad = begin.at_us, f"{begin.kind} by call {begin.call}, {count} times {what}"
         self._definite_bad += count
         self.tally[f"bad: {begin.kind}: {what[:60]}"] += count
 
     # -- judging ---------------------------------------------------------------------------------------------
 
-    def _judge_read(self, begin: Begin, end: End, read: _Read, *, definite: bool) -> None:
+    def _judge_read(self, begin: Begin, end: End, read: _Read, *, definite: int) -> None:
         statuses = end.statuses
         if statuses is None or len(statuses) != len(begin.users):
             size = "nothing" if statuses is None else f"{len(statuses)} answers"
@@ -204,11 +211,13 @@ class Checker:
                 self.tally["offline"] += 1
                 self._judge_offline(user, begin, end, read.taken[index])
             elif status == UNKNOWN:
-                unknown += 1
+                self.tally["unknown"] += 1
+                unknown += definite == ALL or (
+                    definite == HELD and self._is_alive(user, end, read.taken[index])
+                )
             else:
                 self._broken("P3", end, f"user {user}: status {status}")
-        self.tally["unknown"] += unknown
-        if unknown and definite:
+        if unknown:
             self._note_bad(begin, unknown, "unknown")
 
     def _judge_online(self, user: int, begin: Begin, end: End, left: int, left_over: int) -> None:
@@ -229,15 +238,19 @@ class Checker:
             self._broken("P1", end, what)
 
     def _judge_offline(self, user: int, begin: Begin, end: End, taken: int) -> None:
-        bounds, known = self._bounds, self._users[user]
-        if (
+        if self._is_alive(user, end, taken):
+            what = f"user {user} called offline, {self._phase.copies} owners had it {_ago(begin, taken)}"
+            self._broken("P2", end, what)
+
+    def _is_alive(self, user: int, end: End, taken: int) -> bool:
+        """Whether a user must have been online all the while, by a heartbeat that so many owners took."""
+        bounds = self._bounds
+        return bool(
             self._phase.copies
             and taken >= self._judged_since
             and taken > end.at_us - bounds.ttl_us + bounds.early_us
-            and known.said_bye < taken - bounds.tick_us - bounds.late_us
-        ):
-            what = f"user {user} called offline, {self._phase.copies} owners had it {_ago(begin, taken)}"
-            self._broken("P2", end, what)
+            and self._users[user].said_bye < taken - bounds.tick_us - bounds.late_us
+        )
 
     def _judge_count(self, begin: Begin, end: End, taken: list[int]) -> None:
         bounds, total = self._bounds, end.total

@@ -123,6 +123,11 @@ class NodeProcess:
         await self.listener.open(self.machine.address, PORT)
         await keep_house(self.core, now_ms, None, self.machine.clock.wall_ms)
 
+    @property
+    def removed(self) -> bool:
+        """Whether it runs, and follows a topology that it is not part of."""
+        return self.process is not None and bool(self.listener.address[1]) and self.core.ownership.removed
+
     def end(self, *, silently: bool = False) -> None:
         """Kill the process, or with ``silently`` its whole machine."""
         process, self.process = self.process, None
@@ -137,13 +142,14 @@ class NodeProcess:
 
     def adopt(self, topology: Topology, *, restart: bool = False) -> None:
         """Follow another topology: when its process has its next turn, or by a restart."""
-        if topology.epoch <= self.topology.epoch:
+        process, member = self.process, self.name in {node.name for node in topology.nodes}
+        if topology.epoch <= self.topology.epoch and process is not None:
             return
         self.topology = topology
-        process = self.process
-        if process is None or (restart and self.name in {node.name for node in topology.nodes}):
+        if process is None or (restart and member):
             self.end()
-            self.start()
+            if member:
+                self.start()
         else:
             process.post(lambda: self._follow(process, topology))
 

@@ -44,25 +44,24 @@ class Faults:
         self._delays: Counter[int] = Counter()
         self._links: dict[int, Link] = {}
         self._names = run.plan.nodes
+        self._down: set[str] = set()
         self._epoch = 1
         self._mixed = 0
         self._troubled = 0
+        self._changing = 0
 
     def schedule(self) -> None:
         """Have everything happen when the plan says."""
         run, plan, world = self._run, self._plan, self._world
         warm_us = plan.ttl_ms * MS * 11 // 10 + 4 * SECOND
         if plan.storm:
-            run.phase(plan.replicas, definite=False, leaves=True, why="storm")
+            run.phase(plan.replicas, definite=0, leaves=True, why="storm")
             world.at(plan.calm_at_us, self._end_storm)
         else:
-            run.phase(0, definite=False, leaves=True, why="warming up")
-            world.at(warm_us, self._be_calm)
+            run.phase(0, definite=0, leaves=True, why="warming up")
+            world.at(warm_us, self._trouble, 0, "warm")
         for fault in plan.faults:
             world.at(fault.at_us, self._begin, fault)
-
-    def _be_calm(self) -> None:
-        self._run.phase(1, definite=not self._troubled, leaves=True, why="calm")
 
     # -- one fault -------------------------------------------------------------------------------------------
 
@@ -87,7 +86,8 @@ class Faults:
     def _trouble(self, more: int, why: str) -> None:
         self._troubled += more
         if self._world.now_us > self._plan.ttl_ms * MS:
-            self._run.phase(1, definite=not self._troubled, leaves=True, why=why)
+            definite = 0 if self._troubled else 1 if self._changing else 2
+            self._run.phase(1, definite=definite, leaves=not self._mixed, why=why)
 
     def _heal(self, fault: Fault) -> None:
         heal: Callable[[Fault], None] | None = getattr(self, f"_heal_{fault.kind}", None)
@@ -117,6 +117,7 @@ class Faults:
             self._run.clients[who].end()
         else:
             self._run.nodes[who].end(silently=silently)
+            self._down.add(who)
 
     def _heal_kill(self, fault: Fault) -> None:
         if fault.who in CLIENTS:
@@ -124,6 +125,7 @@ class Faults:
                 self._run.restart_client(fault.who)
             return
         node = self._run.nodes[fault.who]
+        self._down.discard(fault.who)
         if node.process is None and fault.who in self._names:
             node.start()
 
@@ -239,37 +241,55 @@ class Faults:
         topology = topology_of(run.shape, self._names, self._epoch)
         run.note(f"epoch {self._epoch}: {old} to {self._names}")
         self._mixed += 1
+        self._changing += 1
         self._judge_or_not()
         gone = sorted(set(old) - set(self._names))
         names = [*self._names, *gone]
-        restart = fault.amount % 5 == 0
+        restart = plan.storm and fault.amount % 5 == 0
         self._world.rng.shuffle(names)
         span_us = fault.until_us - fault.at_us
         for index, name in enumerate(names):
             self._world.after(span_us * index // len(names), self._adopt, name, topology, restart)
         for name in gone:
-            self._world.after(span_us + plan.ttl_ms * MS + 2 * SECOND, self._leave_cluster, name)
-        self._world.after(span_us + SETTLED_AFTER_US + 2 * plan.ttl_ms * MS, self._settled)
+            self._world.after(span_us + 2 * SECOND, self._stop_unneeded, name)
+        # With one copy, nobody can say offline of a slot until its new owner is warm.
+        warm_us = plan.ttl_ms * MS * 11 // 10 if plan.replicas == 1 else 0
+        self._world.after(span_us + SETTLED_AFTER_US + warm_us, self._settled)
+        self._world.after(span_us + SETTLED_AFTER_US + 2 * plan.ttl_ms * MS, self._over)
 
     def _adopt(self, name: str, topology: Topology, restart: bool) -> None:
         node = self._run.nodes[name]
-        if node.process is not None or name not in self._plan.nodes:
-            node.adopt(topology, restart=restart)
+        if name in self._down:
+            node.topology = topology  # and will start with it
         else:
-            node.topology = topology  # it is down, and will start with it
+            node.adopt(topology, restart=restart)
 
-    def _leave_cluster(self, name: str) -> None:
-        if name not in self._names:
-            self._end(name, silently=False)
+    def _stop_unneeded(self, name: str) -> None:
+        """What an operator does with a node that was removed: stop it once it says that it may be."""
+        node = self._run.nodes[name]
+        if name in self._names or node.process is None:
+            return
+        if node.removed and not node.core.ownership.needed_ms(node.machine.clock.boot_ms()):
+            self._run.note(f"{name} is no longer needed")
+            node.end()
+        else:
+            self._world.after(SECOND, self._stop_unneeded, name)
 
     def _settled(self) -> None:
+        self._changing -= 1
+        self._judge_or_not()
+
+    def _over(self) -> None:
         self._mixed -= 1
         self._judge_or_not()
 
     def _judge_or_not(self) -> None:
-        if self._plan.storm and self._world.now_us < self._plan.calm_at_us:
+        """Former owners do not hear of leaves; and in a storm they may be who cannot be asked."""
+        if not self._plan.storm:
+            self._trouble(0, "change of topology")
+        elif self._world.now_us < self._plan.calm_at_us:
             copies = 0 if self._mixed else self._plan.replicas
-            self._run.phase(copies, definite=False, leaves=not self._mixed, why="reshard")
+            self._run.phase(copies, definite=0, leaves=not self._mixed, why="change of topology")
 
     # -- the end of a storm ----------------------------------------------------------------------------------
 
@@ -300,4 +320,4 @@ class Faults:
         self._world.after(warm_us + CALM_AFTER_US + SECOND, self._be_settled)
 
     def _be_settled(self) -> None:
-        self._run.phase(1, definite=True, leaves=True, why="after the storm")
+        self._run.phase(1, definite=2, leaves=True, why="after the storm")

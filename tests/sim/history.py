@@ -46,13 +46,13 @@ class Phase(NamedTuple):
     """What is promised from now on, until the next phase.
 
     ``copies`` is how many owners must have acknowledged a heartbeat for *offline* to be wrong; 0: nothing is
-    judged by acknowledgements. ``definite``: no answer may be unknown or an error. ``leaves``: a leave that
-    all owners took counts everywhere.
+    judged by acknowledgements. ``definite``: 2, no answer may be unknown or an error; 1, none about a user
+    whom so many owners have; 0, any may be. ``leaves``: a leave that all owners took counts everywhere.
     """
 
     at_us: int
     copies: int
-    definite: bool
+    definite: int
     leaves: bool
     why: str = ""
 

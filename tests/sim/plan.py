@@ -98,7 +98,7 @@ def make_plan(seed: int, minutes: float = 10.0) -> Plan:
     ttl_ms = rng.choice((8_000, 12_000, 20_000, 20_000))
     ticks = rng.choice((20, 40, 40, 80))
     count = rng.choice((2, 3, 3, 4))
-    replicas = 2 if not storm else rng.choice((1, 2, 2, 2, 3))
+    replicas = rng.choice((1, 2, 2, 2, 3) if storm else (1, 2, 2, 2))
     count = max(count, replicas)
     nodes, spare = "abcdef"[:count], "abcdef"[count : count + 2]
     names = [*nodes, *spare, *CLIENTS]
@@ -139,7 +139,7 @@ def _actions(rng: random.Random, plan: Plan) -> list[Action]:
         groups.append(tuple(range(first, first + size)))
         first += size
     singles = tuple((user,) for user in range(first, first + 3))
-    never = tuple(range(9_000, 9_004))
+    never = tuple(user + (1 << 32) for user in range(1, first, 5))
     everybody = tuple(user for group in (*groups, *singles) for user in group) + never
     for index, group in enumerate((*groups, *singles)):
         steady = index == 0
@@ -251,12 +251,17 @@ def _reshards(rng: random.Random, plan: Plan, faults: list[Fault], count: int) -
 
 
 def _calm(rng: random.Random, plan: Plan) -> list[Fault]:
-    """One fault at a time, then time for everybody's next heartbeat and a warm-up."""
+    """One fault at a time, then time for everybody's next heartbeat and a warm-up.
+
+    With a single copy there may be none of a node: only the topology changes.
+    """
     faults: list[Fault] = []
     ttl_us = plan.ttl_ms * MS
     at_us = 2 * ttl_us + rng.randrange(10 * SECOND)
     while True:
-        kind = rng.choice((*NODE_FAULTS, "drift", "drain", "client"))
+        kind = rng.choice(("drift", "client", *(("reshard",) * 4)))
+        if plan.replicas > 1 and rng.random() < 0.75:
+            kind = rng.choice((*NODE_FAULTS, "drain"))
         length_us = round(rng.choice((0.5, 3, 10, 30)) * SECOND * rng.uniform(0.5, 1.5))
         if at_us + length_us + ttl_us + 10 * SECOND >= plan.calm_at_us:
             return faults
@@ -268,6 +273,10 @@ def _calm(rng: random.Random, plan: Plan) -> list[Fault]:
         elif kind == "drift":
             whom = rng.choice((*plan.nodes, *CLIENTS))
             faults.append(Fault(at_us, at_us, "drift", whom, amount=rng.randrange(-450, 451)))
+        elif kind == "reshard":
+            length_us = rng.choice((0, 1, 10)) * SECOND
+            faults.append(Fault(at_us, at_us + length_us, kind, "", amount=rng.randrange(1 << 16)))
+            length_us += 2 * ttl_us
         else:
             whom = rng.choice(CLIENTS) if kind in PAIR_FAULTS and rng.random() < 0.4 else ""
             faults.append(Fault(at_us, at_us + length_us, kind, who, whom, _amount(rng, kind)))
