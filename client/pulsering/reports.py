@@ -45,7 +45,8 @@ class Count(NamedTuple):
 
     online: int
     exact: bool
-    """Whether every slot was counted by a warm owner; else ``online`` is a lower bound."""
+    """Whether every slot was counted by a warm owner; else ``online`` is a lower bound, except that for one
+    ttl after a change of topology users of slots that changed hands may count twice."""
     missing: tuple[str, ...]
     """Nodes that did not answer."""
     warming: tuple[str, ...]

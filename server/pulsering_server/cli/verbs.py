@@ -99,6 +99,9 @@ def leave(
 
 def get(
     ids: Ids,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Offline only if every owner says so, else unknown.")
+    ] = False,
     as_int: AsInt = False,
     as_string: AsString = False,
     as_uuid: AsUuid = False,
@@ -114,8 +117,8 @@ def get(
     [dim]pulsering get 42 -o json --url presence://10.0.0.1:7400[/]
     """
     users = parse_ids(ids, as_int=as_int, as_string=as_string, as_uuid=as_uuid)
-    snapshot = _call(url, config, timeout, lambda client: client.get_many(users, ages=True))
-    answers = list(zip(users, snapshot, snapshot.reasons, snapshot.ages, strict=True))
+    snapshot = _call(url, config, timeout, lambda client: client.get_many(users, ages=True, strict=strict))
+    answers = list(zip(users, snapshot, snapshot.reasons, snapshot.ages, snapshot.retry_after, strict=True))
     if output is Output.JSON:
         print_json(
             [
@@ -124,14 +127,17 @@ def get(
                     "status": status.name.lower(),
                     "reason": reason.name.lower() if status is Status.UNKNOWN else None,
                     "age_ms": None if age is None else round(age * 1000),
+                    "retry_after_ms": None if wait is None else round(wait * 1000),
                 }
-                for user, status, reason, age in answers
+                for user, status, reason, age, wait in answers
             ]
         )
     else:
         rows = []
-        for user, status, reason, age in answers:
+        for user, status, reason, age, wait in answers:
             note = reason.name.lower() if status is Status.UNKNOWN else ""
+            if wait is not None:
+                note += f", known in {duration(wait * 1000)}"
             if age is not None:
                 note = f"heartbeat {duration(age * 1000)} ago"
             rows.append((_shown(user), _coloured(status.name.lower(), _COLOURS[status]), f"[dim]{note}[/]"))
