@@ -145,5 +145,5 @@ def bench_table(
 
 size = verbs.size
 
-for _verb in (verbs.compare,):
+for _verb in (verbs.compare, verbs.sweep, verbs.soak, verbs.billion, verbs.scale):
     bench.command()(_needing_extra(_verb))

@@ -43,6 +43,99 @@ def compare(
     raise typer.Exit(run_compare(work, peer or (), as_json=as_json, report=report, table=table, old=old))
 
 
+def sweep(
+    users: Annotated[int, typer.Option(min=1000, help="Users on the store.")] = 1_000_000,
+    peer: Annotated[str, typer.Option(help="Which store; as in compare.")] = "pulsering",
+    page: Annotated[int, typer.Option(min=1, max=8192, help="Users in a request.")] = 100,
+    target: Annotated[str, typer.Option(metavar="DURATION", help="Stop when the p99 is above it.")] = "5ms",
+    start: Annotated[float, typer.Option(min=1, help="Requests a second of the first step.")] = 500.0,
+    factor: Annotated[float, typer.Option(min=1.01, help="From step to step.")] = 1.5,
+    seconds: Annotated[float, typer.Option(min=0.05, help="How long each step lasts.")] = 3.0,
+    report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an HTML page too.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Step the load up until the p99 breaks; prints the curve of latency against load.
+
+    \b
+    [dim]pulsering bench sweep --target 2ms --report sweep.html[/]
+
+    Open loop: each request counts from when it was due. Exit code 0 only if no answer was wrong.
+    """
+    from pulsering_bench.compare import PEERS
+    from pulsering_bench.sweep import Plan, run_sweep
+    from pulsering_server.units import UnitError, parse_duration_ms
+
+    kinds = {kind.name: kind for kind in PEERS}
+    if peer not in kinds:
+        raise typer.BadParameter(f"no such peer: {peer}; there are {', '.join(kinds)}")
+    absent = kinds[peer].missing()
+    if absent:
+        raise typer.BadParameter(f"{absent} is not installed: {kinds[peer].install}")
+    try:
+        target_ms = parse_duration_ms(target)
+    except UnitError as error:
+        raise typer.BadParameter(str(error), param_hint="'--target'") from None
+    plan = Plan(
+        users=users, page=page, target_ms=target_ms, start_per_s=start, factor=factor, seconds=seconds
+    )
+    raise typer.Exit(run_sweep(kinds[peer], plan, as_json=as_json, report=report))
+
+
+def soak(
+    minutes: Annotated[float, typer.Option(min=0.01, help="How long.")] = 60.0,
+    users: Annotated[int, typer.Option(min=1000, help="Users on the node.")] = 1_000_000,
+    rate: Annotated[float, typer.Option(min=2, help="Requests a second, half of them pages.")] = 2000.0,
+    as_json: AsJson = False,
+) -> None:
+    """The same load for an hour: do memory, files, tasks and CPU a request stay flat?
+
+    \b
+    [dim]pulsering bench soak --minutes 5[/]
+
+    Exit code 0 only if nothing grew and no answer was wrong.
+    """
+    from pulsering_bench.soak import Plan, run_soak
+
+    slice_s = min(10.0, minutes * 60 / 6)
+    plan = Plan(users=users, minutes=minutes, slice_s=slice_s, requests_per_s=rate)
+    raise typer.Exit(run_soak(plan, as_json=as_json))
+
+
+def billion(
+    users: Annotated[int, typer.Option(min=10_000, help="Users to load.")] = 1_000_000_000,
+    seconds: Annotated[float, typer.Option(min=0.05, help="How long each rate is measured.")] = 10.0,
+    as_json: AsJson = False,
+) -> None:
+    """One node, a billion users with 64-bit ids over TCP; then refreshes, gets and a partial expiry.
+
+    \b
+    [dim]pulsering bench billion --users 10000000[/]
+
+    Asks for the memory first. Exit code 0 only if no answer and no count was wrong.
+    """
+    from pulsering_bench.billion import Plan, run_billion
+
+    raise typer.Exit(run_billion(Plan(users=users, seconds=seconds), as_json=as_json))
+
+
+def scale(
+    users: Annotated[int, typer.Option(min=1000, help="Users on the cluster.")] = 2_000_000,
+    batch: Annotated[int, typer.Option(min=1, max=100_000, help="Users in a call.")] = 1000,
+    seconds: Annotated[float, typer.Option(min=0.05, help="How long each load runs.")] = 3.0,
+    as_json: AsJson = False,
+) -> None:
+    """1, 2 and 4 nodes: users a second of a core, and what the client pays; more nodes are calculated.
+
+    \b
+    [dim]pulsering bench scale --batch 8192[/]
+
+    Exit code 0 only if no answer was wrong.
+    """
+    from pulsering_bench.scale import Plan, run_scale
+
+    raise typer.Exit(run_scale(Plan(users=users, batch=batch, seconds=seconds), as_json=as_json))
+
+
 def size(
     users: Annotated[float, typer.Option(min=1, help="Users there are, such as 1e9.")] = 1e9,
     online: Annotated[
