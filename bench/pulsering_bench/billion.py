@@ -162,13 +162,26 @@ def billion(plan: Plan, console: Console) -> dict[str, Any]:
         "machine": facts,
         "plan": asdict(plan),
         "bytes_per_user": size / plan.users,
-        "phases": {name: asdict(phase) | {"limit": phase.limit} for name, phase in phases.items()},
+        "phases": {name: _phase(phase) for name, phase in phases.items()},
         "counted": {"loaded": loaded, "left": left, "expected": expected},
         "needs": needs_of(plan.users, phases),
         "unknown_answers": peer.unknown,
         "wrong_answers": sum(phase.wrong for phase in phases.values())
         + abs((loaded or 0) - plan.users)
         + abs((left or 0) - expected),
+    }
+
+
+def _phase(run: Closed) -> dict[str, Any]:
+    return {
+        "users": run.users,
+        "wall_s": run.wall_s,
+        "users_per_server_cpu_s": run.per_server_s,
+        "server_busy": run.server.busy,
+        "generator_busy": run.generator.busy,
+        "limit": run.limit,
+        "refused": run.refused,
+        "wrong": run.wrong,
     }
 
 
@@ -208,7 +221,7 @@ def text_of(results: dict[str, Any]) -> str:
     users, needs, counted = results["plan"]["users"], results["needs"], results["counted"]
     lines = [f"{users:,} users, {results['bytes_per_user']:.2f} bytes each"]
     for name, phase in results["phases"].items():
-        rate = phase["users"] / max(phase["server"]["cpu_s"], 1e-9)
+        rate = phase["users_per_server_cpu_s"]
         lines.append(
             f"{name:10} {phase['users']:>15,} users  {rate / 1e6:7.2f} M/s of the node's CPU  "
             f"{phase['users'] / phase['wall_s'] / 1e6:7.2f} M/s by the clock  limit: {phase['limit']}"
