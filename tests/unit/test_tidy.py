@@ -112,7 +112,7 @@ def test_version_is_said_once() -> None:
 
 
 FOUNDATION = {1, 2, 3, 4, 7, 9, 10, 11, *range(12, 38), 39, 46, 49, 57}
-"""Numbers of the fault scenarios that some test must name: 12 to 37 are those of reporters, time and nodes."""
+"""Numbers of the fault scenarios that some test must name; 12 to 37 are of reporters, time and nodes."""
 
 
 def test_every_promised_scenario_is_named_by_a_test() -> None:
