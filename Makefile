@@ -15,7 +15,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help prerequisites setup demo test check format coverage sanitize clean
+.PHONY: help prerequisites setup demo bench publish test check format coverage sanitize clean
 .PHONY: check-lint check-format check-types check-stubs check-imports check-cython
 
 help: ## list these verbs
@@ -42,6 +42,19 @@ $(VENV)/.kernels: $(VENV)/.installed $(KERNELS) $(HEADERS)
 
 demo: setup ## play a day of presence on three local nodes, kill one, judge every answer (ARGS=--help)
 	@$(BIN)/pulsering demo $(ARGS)
+
+# Everything that a run of figures leaves behind; the figures in documents come from it by `publish`.
+FIGURES := build/bench
+bench: setup ## compare with Redis, Valkey, memcached, PostgreSQL and a dictionary: build/bench/ (ARGS=--help)
+	@mkdir -p $(FIGURES)
+	@$(BIN)/pulsering bench compare --json --report $(FIGURES)/report.html --table $(FIGURES)/table.md $(ARGS) \
+		> $(FIGURES)/results.json.new && mv $(FIGURES)/results.json.new $(FIGURES)/results.json
+	@$(BIN)/pulsering bench sweep --report $(FIGURES)/sweep.html
+	@$(BIN)/pulsering size --profile $(FIGURES)/results.json > $(FIGURES)/size.txt
+	@cat $(FIGURES)/table.md && echo "figures, report and sizing are in $(FIGURES)/"
+
+publish: ## put the figures of the last `make bench` into README.md and docs/
+	@$(BIN)/python -m pulsering_bench.publish $(FIGURES)/results.json README.md docs/performance.md docs/scale.md
 
 test: check ## everything: check, then unit, property and end-to-end tests (ARGS='-k word' picks)
 	@$(BIN)/python -m pytest $(ARGS)
