@@ -136,7 +136,7 @@ cdef inline uint64_t full_percent(uint64_t lines) noexcept nogil:
 
 cdef inline uint64_t growth_of(uint64_t lines) noexcept nogil:
     """How many lines to add; at most 9 bytes a user right after, from 10^7 users on."""
-    return lines >> 1 if lines < 1 << 19 else lines // 9 if lines < 1 << 22 else lines >> 2
+    return lines >> 1 if lines < 1 << 19 else lines // 12 if lines < 1 << 22 else lines >> 2
 
 
 cdef int buffer_of(object value, Py_buffer* view, str name) except -1:
