@@ -57,7 +57,7 @@ ABSENT: Final = 1 << 40
 """Users from this number on were never online."""
 
 CLIENT_POOL: Final = 20
-MEASURES: Final = ("refresh", "get_hits", "get_half")
+MEASURES: Final = ("refresh", "refresh_small", "get_hits", "get_half")
 FORMAT: Final = 1
 
 Tell = Callable[[str], None]
@@ -70,6 +70,9 @@ class Work:
     users: int = 5_000_000
     ttl_s: int = 20
     batch: int = 1000
+    small_batch: int = 32
+    """What is left of a batch for one node of many; also says what a frame costs beside its users."""
+
     seconds: float = 1.5
     repeats: int = 3
     pool_batches: int = 2000
@@ -83,6 +86,8 @@ class Work:
     wave_ttl_s: int = 10
     wave_patience_s: float = 15.0
     seed: int = 1
+    await_warm: bool = True
+    """Whether to wait until a fresh node may say offline; else it says unknown, which is not wrong."""
 
 
 def compare(work: Work, tell: Tell = lambda _: None, peers: Sequence[type[Peer]] = PEERS) -> dict[str, Any]:
@@ -122,7 +127,6 @@ class _Comparison:
         self.tell = tell
         self.random = np.random.default_rng(work.seed)
         self.ids = keys_of(np.arange(work.users, dtype=np.uint64))
-        self.drives: dict[str, Drive] = {}
         self.loaded_at: dict[str, float] = {}
         self.runs: dict[str, dict[str, dict[str, list[Closed]]]] = {}
         self.opens: dict[str, list[Open]] = {}
@@ -133,8 +137,9 @@ class _Comparison:
             for peer in self.peers:
                 self.tell(f"{peer.title}: loading {self.work.users:,} users")
                 stack.callback(peer.stop)
-                self._load_first(peer, stack)
-            self._await_warm()
+                self._load_first(peer)
+            if self.work.await_warm:
+                self._await_warm()
             gc.collect()
             gc.freeze()
             for turn in range(self.work.repeats):
@@ -153,27 +158,27 @@ class _Comparison:
 
     # --- Users ----------------------------------------------------------------------------------------------
 
-    def _load_first(self, peer: Peer, stack: contextlib.ExitStack) -> None:
+    def _load_first(self, peer: Peer) -> None:
         peer.start()
         self.facts[peer.name] = {"version": peer.version()}
         self.runs[peer.name] = {"raw": {}, "client": {}}
         self.opens[peer.name] = []
         empty = bytes_of(peer.pids())
-        drive = self.drives[peer.name] = stack.enter_context(Drive(peer))
-        self._note(peer, "raw", "load", self._load(peer, drive))
+        self._note(peer, "raw", "load", self._load(peer))
         grown = bytes_of(peer.pids()) - empty
         self.facts[peer.name] |= {"bytes_empty": empty, "bytes_per_user": grown / self.work.users}
 
-    def _load(self, peer: Peer, drive: Drive) -> Closed:
+    def _load(self, peer: Peer) -> Closed:
         batch = self.work.batch
         requests = (peer.refresh(self.ids[at : at + batch]) for at in range(0, len(self.ids), batch))
         self.loaded_at[peer.name] = time.monotonic()
-        return drive.run_all(requests)
+        with Drive(peer) as drive:
+            return drive.run_all(requests)
 
     def _renew(self, peer: Peer) -> None:
         """Refresh everybody, where the ttl is the store's own and a good part of it is over."""
         if not peer.keeps_hold and time.monotonic() - self.loaded_at[peer.name] > self.work.ttl_s / 4:
-            self._load(peer, self.drives[peer.name])
+            self._load(peer)
 
     def _await_warm(self) -> None:
         while (warm_in := max((peer.warm_in_s() for peer in self.peers), default=0.0)) > 0:
@@ -200,14 +205,14 @@ class _Comparison:
     # --- Rates ----------------------------------------------------------------------------------------------
 
     def _closed(self, peer: Peer, measure: str) -> None:
-        pool = [
-            self._request(peer, measure, ids) for ids in self._choose(self.work.pool_batches, self.work.batch)
-        ]
+        size = self.work.small_batch if measure == "refresh_small" else self.work.batch
+        pool = [self._request(peer, measure, ids) for ids in self._choose(self.work.pool_batches, size)]
         self._renew(peer)
-        self._note(peer, "raw", measure, self.drives[peer.name].run_for(pool, self.work.seconds))
+        with Drive(peer) as drive:
+            self._note(peer, "raw", measure, drive.run_for(pool, self.work.seconds))
 
     def _request(self, peer: Peer, measure: str, present: Ids) -> Request:
-        if measure == "refresh":
+        if measure in ("refresh", "refresh_small"):
             return peer.refresh(present)
         if measure == "get_hits":
             return peer.get(present, np.ones(len(present), bool))
@@ -241,7 +246,7 @@ class _Comparison:
             users += users_per_call
             turn += 1
         wall, server, caller = watch.stop()
-        return Closed(users, wrong, wall, server, caller)
+        return Closed(users, wrong, wall, server, caller, turn)
 
     def _note(self, peer: Peer, section: str, measure: str, run: Closed) -> None:
         self.runs[peer.name][section].setdefault(measure, []).append(run)
@@ -260,7 +265,8 @@ class _Comparison:
                 arrivals.append(Arrival(index / rate + offset, kind, self._request(peer, measure, present)))
         arrivals.sort(key=lambda arrival: arrival.due_s)
         self._renew(peer)
-        self.opens[peer.name].append(self.drives[peer.name].run_open(arrivals))
+        with Drive(peer) as drive:
+            self.opens[peer.name].append(drive.run_open(arrivals))
 
     # --- Expiry ---------------------------------------------------------------------------------------------
 
@@ -294,7 +300,7 @@ class _Comparison:
             }
             | self.facts[peer.name]
             | sections
-            | {"latency": latency, "wrong_answers": wrong}
+            | {"latency": latency, "wrong_answers": wrong, "unknown_answers": peer.unknown}
         )
 
 
@@ -315,6 +321,7 @@ def latency_of(runs: Sequence[Open]) -> dict[str, Any]:
         "server_cpu_s_per_million": 1e6
         * statistics.median(run.server.cpu_s / max(1, run.users) for run in runs),
         "unanswered": sum(run.unanswered for run in runs),
+        "refused": sum(run.refused for run in runs),
         "wrong_answers": sum(run.wrong for run in runs),
     }
 
@@ -323,4 +330,4 @@ def _differences(get: Callable[[Any], Sequence[int]], ids: Any, expected: bytes)
     found = bytes(get(ids))
     if found == expected:
         return 0
-    return sum(a != b for a, b in zip(found, expected, strict=True))
+    return sum((a == 1) != (b == 1) for a, b in zip(found, expected, strict=True))  # 2 is unknown

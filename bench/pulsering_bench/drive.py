@@ -10,7 +10,7 @@ no reply is counted unread, and no figure comes without both sides' shares.
 
 import select
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from socket import SO_RCVBUF, SO_SNDBUF, SOL_SOCKET, socket
@@ -37,12 +37,14 @@ SPIN_S: Final = 0.0015
 
 
 class Answer(Protocol):
-    """Where a reply ended, how many of its answers are wrong."""
+    """Where a reply ended, how many of its answers are wrong, whether it is a refusal instead."""
 
     @property
     def end(self) -> int: ...
     @property
     def wrong(self) -> int: ...
+    @property
+    def refused(self) -> bool: ...
 
 
 class Speaker(Protocol):
@@ -56,13 +58,18 @@ class Speaker(Protocol):
 
 @dataclass(frozen=True)
 class Closed:
-    """One closed loop: users, wrong answers, seconds by the clock, what each side did."""
+    """One closed loop: users, wrong answers, seconds by the clock, what each side did.
+
+    ``refused`` are requests that an overloaded server refused; they count neither as users nor as calls.
+    """
 
     users: int
     wrong: int
     wall_s: float
     server: Share
     generator: Share
+    calls: int = 0
+    refused: int = 0
 
     @property
     def limit(self) -> str:
@@ -83,6 +90,7 @@ class Open:
     lag_s: NDArray[np.float64]
     users: int
     wrong: int
+    refused: int
     unanswered: int
     wall_s: float
     server: Share
@@ -157,28 +165,38 @@ class Drive:
             line.sock.close()
 
     def run_all(self, requests: Iterable[Any], window: int = WINDOW) -> Closed:
-        """Closed loop: each request once."""
-        return self._closed(iter(requests), window)
+        """Closed loop: each request once, and again if it was refused."""
+        waiting: deque[Any] = deque()
+        source = iter(requests)
+
+        def either() -> Iterator[Any]:
+            while waiting:
+                yield waiting.popleft()
+            for request in source:  # noqa: UP028 - ``yield from`` would close it when this one is dropped
+                yield request
+
+        return self._closed(either, window, waiting.append)
 
     def run_for(self, pool: Sequence[Any], seconds: float, window: int = WINDOW) -> Closed:
         """Closed loop: the pool over and over for about so long. A request is never under way twice."""
         assert len(pool) > window * len(self._lines)
         until = perf_counter() + seconds
+        endless = cycle(pool)
 
         def source() -> Iterator[Any]:
-            for request in cycle(pool):
-                if perf_counter() >= until:
-                    return
-                yield request
+            return endless if perf_counter() < until else iter(())
 
-        return self._closed(source(), window)
+        return self._closed(source, window, _forget)
 
-    def _closed(self, source: Iterator[Any], window: int) -> Closed:
-        users = wrong = 0
+    def _closed(
+        self, source: Callable[[], Iterator[Any]], window: int, on_refused: Callable[[Any], None]
+    ) -> Closed:
+        """``source`` is asked for a new iterator each time, as one that once ended stays at its end."""
+        users = wrong = calls = refused = 0
         lines = list(self._lines.values())
         watch = Watch(self._speaker.pids())
         for line in lines:
-            self._send(line, [(request, "", 0.0) for request in islice(source, window)])
+            self._send(line, [(request, "", 0.0) for request in islice(source(), window)])
         open_lines = {line.sock.fileno() for line in lines if line.pending}
         while open_lines:
             for number, event in self._poll(PATIENCE_S, must=True):
@@ -189,21 +207,26 @@ class Drive:
                     continue
                 answered = 0
                 for request, _, answer in self._receive(line):
-                    users += request.users
-                    wrong += answer
                     answered += 1
+                    if answer.refused:
+                        refused += 1
+                        on_refused(request)
+                        continue
+                    users += request.users
+                    wrong += int(answer.wrong)
+                    calls += 1
                 if answered:
-                    self._send(line, [(request, "", 0.0) for request in islice(source, answered)])
+                    self._send(line, [(request, "", 0.0) for request in islice(source(), answered)])
                     if not line.pending:
                         open_lines.discard(number)
         wall, server, generator = watch.stop()
-        return Closed(users, wrong, wall, server, generator)
+        return Closed(users, wrong, wall, server, generator, calls, refused)
 
     def run_open(self, arrivals: Sequence[Arrival], patience_s: float = 10.0) -> Open:
         """Open loop: each request when it is due, on the lines in turn, whatever is unanswered."""
         latencies: dict[str, list[float]] = {arrival.kind: [] for arrival in arrivals}
         lag = np.zeros(len(arrivals))
-        users = wrong = sent = 0
+        users = wrong = refused = sent = 0
         lines = list(self._lines.values())
         watch = Watch(self._speaker.pids())
         began = perf_counter()
@@ -225,9 +248,12 @@ class Drive:
                     self._flush(line)
                 if event & ~select.EPOLLOUT:
                     for request, (kind, due), answer in self._receive(line):
+                        if answer.refused:
+                            refused += 1
+                            continue
                         latencies[kind].append(perf_counter() - due)
                         users += request.users
-                        wrong += answer
+                        wrong += int(answer.wrong)
         wall, server, generator = watch.stop()
         ended = perf_counter()
         unanswered = 0
@@ -236,7 +262,7 @@ class Drive:
                 latencies[kind].append(ended - due)
                 unanswered += 1
         arrays = {kind: np.array(values) for kind, values in latencies.items()}
-        return Open(arrays, lag, users, wrong, unanswered, wall, server, generator)
+        return Open(arrays, lag, users, wrong, refused, unanswered, wall, server, generator)
 
     def _poll(self, timeout_s: float, *, must: bool = False) -> list[tuple[int, int]]:
         events = self._epoll.poll(timeout_s)
@@ -269,8 +295,8 @@ class Drive:
             wanted = select.EPOLLIN | select.EPOLLOUT if line.blocked else select.EPOLLIN
             self._epoll.modify(line.sock.fileno(), wanted)
 
-    def _receive(self, line: _Line) -> list[tuple[Any, tuple[str, float], int]]:
-        """Read what is there; the requests that are answered now, each with its wrong answers."""
+    def _receive(self, line: _Line) -> list[tuple[Any, tuple[str, float], Answer]]:
+        """Read what is there; the requests that are answered now, each with its answer."""
         try:
             chunk = line.sock.recv(READ_BYTES)
         except BlockingIOError:
@@ -287,7 +313,11 @@ class Drive:
             if checked is None:
                 break
             line.pending.popleft()
-            answered.append((request, (kind, due), int(checked.wrong)))
+            answered.append((request, (kind, due), checked))
             at = checked.end
         line.unread = data[at:]
         return answered
+
+
+def _forget(_request: Any) -> None:
+    """What was refused in a loop over time is not done."""

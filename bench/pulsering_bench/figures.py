@@ -47,6 +47,8 @@ def measure_of(runs: Sequence[Closed]) -> dict[str, Any]:
         "limit": statistics.mode(limits),
         "limits": limits,
         "runs_users_per_server_cpu_s": rates,
+        "calls": sum(run.calls for run in runs),
+        "refused": sum(run.refused for run in runs),
         "users": sum(run.users for run in runs),
         "wrong_answers": sum(run.wrong for run in runs),
     }

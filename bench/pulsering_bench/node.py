@@ -42,6 +42,12 @@ TASKS: Final = 1000
 GROWTH: Final = 0.12
 """Of the users, added while pages are asked: a table grows by a ninth at a time, so it grows meanwhile."""
 
+GROWTH_PER_S: Final = 100_000
+"""New users a second, half of whom leave: far more than a node sees, and still a small part of its time."""
+
+GROWTH_TIMES: Final = 4
+"""As many times longer than the others that phase may last to add them all."""
+
 FILES_BESIDE: Final = 256
 """Files that this process has open beside the idle connections."""
 
@@ -178,10 +184,12 @@ async def _open_loops(
             await asyncio.sleep(0)
         bytes_each = (_resident(loads.server_pid) - before) / max(idle, 1)
         beside = await _pages(f"beside {idle} idle", loads, rate, seconds)
-    tell(f"the same while {GROWTH:.0%} more users come and half of them leave")
+    longer = min(max(seconds, GROWTH * loads.users / GROWTH_PER_S), GROWTH_TIMES * seconds)
+    share = min(GROWTH, GROWTH_PER_S * longer / loads.users)
+    tell(f"the same while {share:.1%} more users come and half of them leave")
     async with asyncio.TaskGroup() as group:
-        group.create_task(loads.grow(GROWTH, seconds))
-        growing = await _pages("while it grows", loads, rate, seconds)
+        group.create_task(loads.grow(share, longer))
+        growing = await _pages("while it grows", loads, rate, longer)
     return (alone, beside, growing), Idle(idle, bytes_each, beside.p99_ms / alone.p99_ms)
 
 
@@ -233,8 +241,8 @@ def _apart(server_pid: int) -> Iterator[None]:
 
 def report(figures: NodeFigures) -> list[Table]:
     """The figures as people read them."""
-    loads = Table(title=f"one node, {figures.users:,} users resident", box=SIMPLE)
-    for heading in ("load", "M/s of CPU", "M/s", "server", "client", "starved", "bottleneck"):
+    loads = Table(title=f"one node, {figures.users:,} users resident", box=SIMPLE, pad_edge=False)
+    for heading in ("load", "M/CPU s", "M/s", "server", "client", "starved", "limit"):
         loads.add_column(heading, justify="left" if heading == "load" else "right", no_wrap=True)
     for load in figures.loads:
         loads.add_row(
@@ -246,7 +254,9 @@ def report(figures: NodeFigures) -> list[Table]:
             f"{load.starved_s / load.wall_s:.0%}",
             load.bottleneck,
         )
-    pages = Table(title=f"pages of {PAGE} users at half of what is possible, open loop", box=SIMPLE)
+    pages = Table(
+        title=f"pages of {PAGE} users at half of what is possible, open loop", box=SIMPLE, pad_edge=False
+    )
     for heading in ("", "pages / s", "p50 ms", "p99 ms", "p99.9 ms", "starved"):
         pages.add_column(heading, justify="right" if heading else "left")
     for each in figures.pages:
@@ -259,7 +269,7 @@ def lines_of(figures: NodeFigures) -> list[str]:
     """What the tables do not say."""
     idle = figures.idle
     return [
-        "M/s of CPU: millions of users a second of the server's CPU; starved: had work, but others its core",
+        "M/CPU s: millions of users a CPU second of the server; starved: had work, but others its core",
         f"server CPU s a million users  {figures.server_cpu_s_per_million:.4f}",
         f"client CPU s a million users  {figures.client_cpu_s_per_million:.4f}",
         f"idle connections              {idle.connections:,} at {idle.bytes_each / 1024:.2f} KiB each,"

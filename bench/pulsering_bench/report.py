@@ -17,6 +17,7 @@ Results = Mapping[str, Any]
 
 _RATES: Final = {
     "refresh": "Refreshes: users a second of the server's own CPU",
+    "refresh_small": "Refreshes in batches of 32: users a second of the server's own CPU",
     "get_hits": "Batch gets, everybody online: users a second of the server's own CPU",
     "get_half": "Batch gets, half of them never online: users a second of the server's own CPU",
 }

@@ -41,3 +41,64 @@ def compare(
 
     work = Work(users=users, repeats=repeats, seconds=seconds, seed=seed)
     raise typer.Exit(run_compare(work, peer or (), as_json=as_json, report=report, table=table, old=old))
+
+
+def size(
+    users: Annotated[float, typer.Option(min=1, help="Users there are, such as 1e9.")] = 1e9,
+    online: Annotated[
+        float | None, typer.Option(min=1, help="Of them online at a time; default: all.")
+    ] = None,
+    interval: Annotated[str, typer.Option(metavar="DURATION", help="Between a user's heartbeats.")] = "10s",
+    replicas: Annotated[int, typer.Option(min=1, max=5, help="Owners of each user.")] = 2,
+    gets: Annotated[
+        float | None, typer.Option(min=0, help="Users asked for a second; default: as many as heartbeats.")
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Users in a call of an API server.")] = 1000,
+    api_servers: Annotated[int, typer.Option(min=1, help="Processes that run the client.")] = 1000,
+    cores_per_node: Annotated[int, typer.Option(min=1, help="Cores of a machine.")] = 16,
+    memory: Annotated[str, typer.Option(metavar="SIZE", help="Memory of a machine.")] = "64GiB",
+    zones: Annotated[int, typer.Option(min=1, help="Zones the machines are in.")] = 3,
+    connections: Annotated[int, typer.Option(min=1, help="limits.connections of a core.")] = 10_000,
+    profile: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="What a core does: a 'bench compare --json'.")
+    ] = None,
+    markdown: Annotated[bool, typer.Option(help="Print a Markdown table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Say what a cluster of that size needs: nodes, cores, memory, network, connections; with the arithmetic.
+
+    \b
+    [dim]pulsering size --users 1e9 --online 1e9 --interval 10s --replicas 2[/]
+    [dim]pulsering bench compare --json > measured.json && pulsering size --profile measured.json[/]
+    """
+    import json
+
+    from pulsering_bench import sizing
+    from pulsering_server.units import UnitError, parse_duration_ms, parse_size
+
+    try:
+        demand = sizing.Demand(
+            users=users,
+            online=users if online is None else online,
+            interval_s=parse_duration_ms(interval) / 1000,
+            replicas=replicas,
+            gets_per_s=gets,
+            batch=batch,
+            api_servers=api_servers,
+            cores_per_node=cores_per_node,
+            memory_bytes=float(parse_size(memory)),
+            zones=zones,
+            connections=connections,
+        )
+        measured = sizing.load_profile(profile)
+        if demand.online > users:
+            raise ValueError(f"--online {demand.online:,.0f} is more than --users {users:,.0f}")
+    except (UnitError, ValueError) as error:
+        raise typer.BadParameter(str(error)) from None
+    result = sizing.size_of(demand, measured)
+    if as_json:
+        typer.echo(json.dumps(sizing.facts_of(result, demand, measured), indent=1))
+    elif markdown:
+        typer.echo(sizing.markdown_of(result))
+    else:
+        typer.echo(sizing.text_of(result, demand, measured))

@@ -158,7 +158,10 @@ def test_each_error_has_its_exit_code() -> None:
 def test_help_lists_every_verb_and_the_exit_codes(capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["--help"]) == OK
     out = capfd.readouterr().out
-    for verb in ("serve", "dev", "heartbeat", "get", "leave", "count", "status", "locate", "config", "demo"):
+    for verb in (
+        *("serve", "dev", "heartbeat", "get", "leave", "count", "status", "locate", "config", "demo"),
+        *("plan", "apply", "drain"),
+    ):
         assert f" {verb} " in out
     text = " ".join(out.split())
     assert "0 ok · 1 failed · 2 usage or configuration · 3 cannot reach the cluster" in text
@@ -166,7 +169,11 @@ def test_help_lists_every_verb_and_the_exit_codes(capfd: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(
-    "verb", ["serve", "dev", "heartbeat", "get", "leave", "count", "status", "locate", "demo"]
+    "verb",
+    [
+        *("serve", "dev", "heartbeat", "get", "leave", "count", "status", "locate", "demo"),
+        *("plan", "apply", "drain"),
+    ],
 )
 def test_each_verbs_help_shows_an_example(verb: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert run([verb, "--help"]) == OK

@@ -35,10 +35,14 @@ class Request:
 
 
 class Checked(NamedTuple):
-    """A reply that was read: where it ends, how many of its answers are wrong."""
+    """A reply that was read: where it ends, how many of its answers are wrong, or that it has none.
+
+    A server that is overloaded may refuse a request; that is honest, but nothing was done for it.
+    """
 
     end: int
     wrong: int
+    refused: bool = False
 
 
 class Scale(NamedTuple):
@@ -100,6 +104,8 @@ class Peer(ABC):
     def __init__(self, scale: Scale) -> None:
         self.scale = scale
         self.server: Server | None = None
+        self.unknown = 0
+        """Answers that were an honest unknown, for users who were never online: not wrong, but said."""
 
     @classmethod
     @abstractmethod

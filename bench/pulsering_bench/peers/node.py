@@ -20,12 +20,13 @@ import uvloop
 from pulsering import PresenceClient, limits, messages
 from pulsering import ids as user_ids
 from pulsering.status import Status
-from pulsering.wire import HEADER_BYTES, VERSION, Frame, FrameReader, Op, encode_frame
+from pulsering.wire import HEADER_BYTES, VERSION, ErrorCode, Frame, FrameReader, Op, encode_frame
 from pulsering_bench.peers.base import Checked, Client, Ids, Mask, Peer, Request, Scale
 from pulsering_bench.servers import Server
 
 __all__ = ["PulseringNode"]
 
+_HASH_SEED: Final = 0
 _CLUSTER: Final = "bench"
 _NODE: Final = "a"
 _EPOCH: Final = 1
@@ -48,7 +49,6 @@ class PulseringNode(Peer):
     def __init__(self, scale: Scale) -> None:
         super().__init__(scale)
         self._request_ids = itertools.count(1)
-        self._seed = 0
 
     @classmethod
     def missing(cls) -> str | None:
@@ -114,20 +114,21 @@ class PulseringNode(Peer):
         return self.judge(request, data, at)
 
     def judge(self, request: Request, data: bytes, at: int) -> Checked | None:
-        """Peer: an error answers nobody; else key by key."""
+        """Peer: an error answers nobody, and BUSY says so; else key by key."""
         _, _, op, _, _, size, _ = _REPLY.unpack_from(data, at)
         begin = at + HEADER_BYTES
         body = bytes(data[begin : begin + size])
         end = begin + size
         if op == Op.ERROR:
-            return Checked(end, request.users)
+            busy = messages.decode_error(body).code == ErrorCode.BUSY
+            return Checked(end, 0 if busy else request.users, busy)
         if request.online is None:
             return Checked(end, request.users - messages.decode_write_reply(body, request.users).accepted)
         reply = messages.decode_get_reply(body, request.users, want_ages=False)
         bits = np.frombuffer(reply.states, np.uint8)[:, None] >> np.array([0, 2, 4, 6], np.uint8)
         states = (bits & 3).reshape(-1)[: request.users]
-        expected = np.where(request.online, _ONLINE, int(Status.OFFLINE))
-        return Checked(end, int((states != expected).sum()))
+        self.unknown += int((states == int(Status.UNKNOWN)).sum())
+        return Checked(end, int(((states == _ONLINE) != request.online).sum()))
 
     def count(self) -> int | None:
         """Peer: COUNT."""
@@ -148,7 +149,7 @@ class PulseringNode(Peer):
         return Request(self._frame(op, argument, ids), expected, len(ids), ids)
 
     def _frame(self, op: Op, argument: int, ids: Ids) -> bytearray:
-        keys = user_ids.keys_of(ids, self._seed)
+        keys = user_ids.keys_of(ids, _HASH_SEED)
         return bytearray(encode_frame(op, 0, 0, messages.encode_keys_request(_EPOCH, argument, keys)))
 
     def _ask(self, op: Op, body: bytes) -> tuple[Frame, messages.Vitals]:

@@ -19,7 +19,7 @@ import typer
 
 from pulsering import errors
 from pulsering.wire import VERSION as PROTOCOL_VERSION
-from pulsering_server.cli import node, verbs
+from pulsering_server.cli import node, reshard, verbs
 from pulsering_server.cli.exits import CANNOT_REACH, FAILED, INTERRUPTED, MISUSED, OK
 from pulsering_server.cli.misuse import Misuse
 from pulsering_server.config_errors import ConfigErrors
@@ -40,6 +40,9 @@ _OWN: Final[dict[str, tuple[str, Callable[..., object]]]] = {
     "count": ("Ask and tell", verbs.count),
     "status": ("Operate", verbs.status),
     "locate": ("Operate", verbs.locate),
+    "plan": ("Operate", reshard.plan),
+    "apply": ("Operate", reshard.apply),
+    "drain": ("Operate", reshard.drain),
     "serve": ("Operate", node.serve),
     "dev": ("Try it", node.dev),
 }

@@ -47,7 +47,7 @@ Format = Annotated[Output, typer.Option("--output", "-o", help="How to answer.")
 
 _WAIT = "2s"
 _COLOURS = {Status.ONLINE: "green", Status.OFFLINE: "dim", Status.UNKNOWN: "yellow"}
-_STATE_COLOURS = {"UN": "green", "UW": "yellow", "UR": "yellow", "DN": "bold red"}
+_STATE_COLOURS = {"UN": "green", "UW": "yellow", "UR": "yellow", "UL": "yellow", "DN": "bold red"}
 
 
 def heartbeat(
@@ -172,7 +172,7 @@ def status(
     """Show one line a node. Exit code 1 if any is down, 3 if all are.
 
     \b
-    UN up, normal · UW up, warming · UR up, draining · DN down
+    UN up, normal · UW up, warming · UR up, draining · UL up, leaving · DN down
     [dim]pulsering status[/]
     [dim]watch -n1 pulsering status[/]
     """
@@ -221,10 +221,10 @@ def locate(
 
 
 def node_state(node: NodeStatus) -> str:
-    """Return the two letters that operators of clusters know: U or D, then N, W (warming) or R (draining)."""
+    """Return the two letters that operators know: U or D, then N, W (warming), R (draining), L (leaving)."""
     if not node.up:
         return "DN"
-    return "UR" if node.draining else "UW" if node.warming else "UN"
+    return "UR" if node.draining else "UL" if node.removed else "UW" if node.warming else "UN"
 
 
 def _call(
@@ -276,6 +276,8 @@ def _node_document(node: NodeStatus) -> dict[str, Any]:
         "uptime_ms": milliseconds(node.uptime),
         "warming_ms": milliseconds(node.warming),
         "draining": node.draining,
+        "removed": node.removed,
+        "needed_ms": milliseconds(node.needed),
         "version": node.agent,
     }
 
@@ -287,6 +289,10 @@ def _node_row(node: NodeStatus) -> tuple[str, ...]:
         note = f"warming, {duration(node.warming * 1000)} left"
     elif node.draining:
         note = "draining"
+    elif node.removed:
+        note = (
+            f"removed, may be stopped in {duration(node.needed * 1000)}" if node.needed else "may be stopped"
+        )
     return (
         _coloured(state, _STATE_COLOURS[state]),
         node.name,

@@ -1,0 +1,65 @@
+"""One question to one node: who are you, what do you follow, how are you?
+
+For tools that have to know of a single node what a client of the whole cluster does not ask: whether it has
+loaded a new topology, or, once it is part of none, whether it may be stopped. Nothing is kept open.
+Invariant: the answer comes from the node at that address and from no other.
+"""
+
+import asyncio
+from functools import partial
+from typing import Any, NamedTuple
+
+from pulsering._channel import Dialer
+from pulsering._connection import Request, resolve
+from pulsering.errors import ClientClosed, NodeUnavailable, ProtocolError
+from pulsering.messages import EMPTY_BODY, Hello, Vitals, Welcome
+from pulsering.options import ClientOptions
+from pulsering.topology import Topology
+from pulsering.transport import TcpTransport
+from pulsering.url import Address
+from pulsering.wire import VERSION, Op
+
+__all__ = ["Probe", "probe", "probe_topology"]
+
+
+class Probe(NamedTuple):
+    """What a node says of itself: its answers to HELLO and to PING."""
+
+    welcome: Welcome
+    vitals: Vitals
+
+
+async def probe(address: Address, cluster: str = "", timeout: float = 2.0) -> Probe:
+    """Ask how a node is. Raises ``NodeUnavailable`` if it does not connect, or not answer, within ``timeout``
+    seconds, and ``ClusterMismatch`` if it is of another cluster than the one named.
+    """
+    return Probe(*await _ask(address, cluster, timeout, Op.PING))
+
+
+async def probe_topology(address: Address, cluster: str = "", timeout: float = 2.0) -> Topology:
+    """Ask which topology a node follows; raises what ``probe`` does, and ``ProtocolError`` for nonsense."""
+    _, fields = await _ask(address, cluster, timeout, Op.TOPOLOGY)
+    try:
+        return Topology.from_wire(fields)
+    except ValueError as error:
+        raise ProtocolError(f"{address} sent a topology that cannot be: {error}", op="TOPOLOGY") from error
+
+
+async def _ask(address: Address, cluster: str, timeout: float, op: Op) -> tuple[Welcome, Any]:
+    loop = asyncio.get_running_loop()
+    transport = TcpTransport([address], cluster)
+    hello = Hello(VERSION, VERSION, cluster, 0, 0, "pulsering-probe")
+    dialer = Dialer(loop, ClientOptions(connect_timeout=timeout), transport, lambda: hello)
+    connection, welcome = await dialer.dial("", address, lambda _: None)
+    try:
+        answer: asyncio.Future[Any] = loop.create_future()
+        connection.send(Request(op, EMPTY_BODY, transport.now_ms(), partial(resolve, answer)))
+        async with asyncio.timeout(timeout):
+            return welcome, await answer
+    except TimeoutError:
+        raise NodeUnavailable(
+            f"{address}: no answer to {op.name} within {timeout} s", node=str(address)
+        ) from None
+    finally:
+        connection.close(ClientClosed("no longer needed"))
+        await connection.wait_lost()
