@@ -20,7 +20,7 @@ cdef extern from *:
     #define pulsering_le64(x) ((unsigned long long)(x))
     #endif
     #define pulsering_ctz(x) __builtin_ctzll(x)
-    /* Without the barrier gcc takes a function that only prefetches for one without effect, and drops calls. */
+    /* Without the barrier gcc takes a function that only prefetches for one without effect: no calls. */
     static inline void pulsering_fetch(const void *p) { __builtin_prefetch(p, 1, 3); __asm__ volatile(""); }
     #define pulsering_likely(x) __builtin_expect(!!(x), 1)
     __extension__ typedef unsigned __int128 pulsering_wide;

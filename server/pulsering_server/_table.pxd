@@ -9,20 +9,13 @@ cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from pulsering_server._cells cimport Cells
+from pulsering_server._geometry cimport Geometry
 
 cdef struct RawTally:
     uint64_t accepted
     uint64_t stale
     uint64_t refused
     uint64_t moved
-
-cdef struct Geometry:
-    uint64_t lines
-    uint64_t step      # floor(2^64 / lines)
-    uint64_t spare     # 2^64 - step * lines
-    uint64_t inverse   # 2^(64 + shift) / lines, rounded down
-    int shift          # floor(log2(lines)): a rest has 64 - shift bits
-    int kind           # which layout of a line
 
 cdef struct Place:
     uint8_t* line

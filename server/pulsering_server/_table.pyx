@@ -12,15 +12,19 @@ madvise.
 """
 
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBuffer_Release
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset
 
+from pulsering_server._buffers cimport buffer_of, keys_of
 from pulsering_server._cells cimport (
     MADV_DONTNEED, MADV_HUGEPAGE, Cell, Cells, Hit, cell_at, cells_add, cells_bytes, cells_close, cells_find,
     cells_first, cells_open, cells_remove, keys_in, madvise, munmap, payload_in, reserved,
+)
+from pulsering_server._geometry cimport (
+    Geometry, first_of, full_percent, geometry_of, growth_of, home_of, key_of, mixed_at, mixed_of,
 )
 from pulsering_server._line cimport (
     ANNEX, GUESTS, LINE, META, NEXT, capacity, drop, drop_guest, empty_native, fetch, fill, find, guests,
@@ -68,97 +72,6 @@ cdef enum:
     POOR_PERCENT = 66  # of the lines' capacity: start to shrink
     FIT_PERCENT = 80  # what shrinking aims at
     CELL_LINES = 16  # a cell of the annex is as much work as so many lines
-
-# x ^= x >> 32 brings the high bits into the low half; the odd multiplier, 2^64 / golden ratio (Knuth, TAOCP
-# 6.4), brings the low bits up. Both steps can be undone.
-cdef uint64_t GOLDEN = 0x9E3779B97F4A7C15
-cdef uint64_t GOLDEN_INVERSE = 0xF1DE83E19937733D
-
-
-cdef inline uint64_t mixed_of(uint64_t key) noexcept nogil:
-    return (key ^ (key >> 32)) * GOLDEN
-
-
-cdef inline uint64_t key_of(uint64_t mixed) noexcept nogil:
-    cdef uint64_t x = mixed * GOLDEN_INVERSE
-    return x ^ (x >> 32)
-
-
-cdef inline uint64_t home_of(const Geometry* geometry, uint64_t mixed) noexcept nogil:
-    cdef wide product = <wide>mixed * geometry.lines
-    return <uint64_t>(product >> 64)
-
-
-cdef inline uint64_t first_of(const Geometry* geometry, uint64_t line) noexcept nogil:
-    """The smallest mixed key whose home is ``line``: ceil(line * 2^64 / lines); 0 for the line past the
-    end."""
-    cdef uint64_t part
-    if line >= geometry.lines:
-        return 0
-    part = line * geometry.spare
-    return line * geometry.step + part // geometry.lines + (part % geometry.lines != 0)
-
-
-cdef inline uint64_t mixed_at(const Geometry* geometry, uint64_t first, uint64_t rest) noexcept nogil:
-    """The one mixed key of a line (``first``: its smallest) that has this rest."""
-    cdef uint64_t low = first * geometry.lines  # mod 2^64: below ``lines``
-    cdef uint64_t want = rest << geometry.shift
-    cdef uint64_t over, guess
-    cdef wide product
-    if want <= low:
-        return first
-    over = want - low
-    product = <wide>over * geometry.inverse
-    guess = (<uint64_t>(product >> 64) >> geometry.shift) + 1  # never too many
-    while guess * geometry.lines < over:
-        guess += 1
-    return first + guess
-
-
-cdef Geometry geometry_of(uint64_t lines) noexcept nogil:
-    cdef Geometry g
-    g.lines = lines
-    g.step = (<uint64_t>0 - lines) // lines + 1
-    g.spare = <uint64_t>0 - g.step * lines
-    g.shift = 0
-    while lines >> (g.shift + 1):
-        g.shift += 1
-    # Below the true quotient, also where that is whole: a product with it rounds down to one too few.
-    g.inverse = <uint64_t>(((<wide>1 << (64 + g.shift)) - 1) // g.lines)
-    g.kind = 3 if g.shift >= 26 else 2 if g.shift >= 22 else 1 if g.shift >= 16 else 0
-    return g
-
-
-cdef inline uint64_t full_percent(uint64_t lines) noexcept nogil:
-    """Load at which the table grows; see docs/table.md for what ends in the annex at which load."""
-    return 92 if lines >= 1 << 22 else 91
-
-
-cdef inline uint64_t growth_of(uint64_t lines) noexcept nogil:
-    """How many lines to add; at most 9 bytes a user right after, from 10^7 users on."""
-    return lines >> 1 if lines < 1 << 19 else lines // 9 if lines < 1 << 22 else lines >> 2
-
-
-cdef int buffer_of(object value, Py_buffer* view, str name) except -1:
-    try:
-        PyObject_GetBuffer(value, view, PyBUF_SIMPLE)
-    except TypeError:
-        raise TypeError(
-            f"{name} must be bytes-like (bytes, bytearray, memoryview, array, numpy array), "
-            f"not {type(value).__name__}"
-        ) from None
-    except (BufferError, ValueError):
-        raise BufferError(f"{name} must be a C-contiguous buffer") from None
-    return 0
-
-
-cdef int keys_of(object value, Py_buffer* view) except -1:
-    buffer_of(value, view, "keys")
-    if view.len % 8:
-        length = view.len
-        PyBuffer_Release(view)
-        raise ValueError(f"keys must be packed little-endian u64, a multiple of 8 bytes, not {length}")
-    return 0
 
 
 @cython.final
@@ -868,7 +781,7 @@ cdef class Table:
         return True
 
     cdef void _write_line(self, uint64_t at, Filling* filling, bint fresh) noexcept nogil:
-        """Write a line of the new order, ``fresh`` if it holds nobody yet; what does not fit finds a place."""
+        """Write a line of the new order, ``fresh`` if it holds nobody yet; who does not fit finds a place."""
         cdef uint8_t* line = self._base + at * LINE
         cdef int i = 0
         cdef uint8_t code
@@ -890,8 +803,8 @@ cdef class Table:
     cdef void _migrate_homes(self, uint64_t first, uint64_t last) noexcept nogil:
         """Take the entries of home lines ``first..last-1`` out of the old order and place them in the new.
 
-        Shrinking, one home at a time, whose new places end before ``last``. That holds from ``edge`` on: nearer
-        to the front a single call takes all homes at once, growing or shrinking.
+        Shrinking, one home at a time, whose new places end before ``last``. That holds from ``edge`` on:
+        nearer to the front a single call takes all homes at once, growing or shrinking.
         """
         cdef uint64_t[24] few_keys
         cdef uint8_t[24] few_codes
@@ -1069,8 +982,8 @@ cdef class Table:
         return not live and not line[META]
 
     cdef bint _pull(self, uint64_t low, uint64_t high, Filling* fillings) noexcept nogil:
-        """Take the keys ``low..high`` back from the annex into lines, or into the natives of ``fillings``; True
-        if neither store has any left."""
+        """Take the keys ``low..high`` back from the annex into ``fillings``, or if NULL into lines;
+        True if neither store has any left."""
         cdef Place place
         cdef Hit hit
         cdef uint32_t deadline
@@ -1318,7 +1231,7 @@ cdef inline void place_of(Table table, uint64_t mixed, Place* place) noexcept no
 
 
 cdef inline void fetch_home(Table table, const uint8_t* key, Place* place) noexcept nogil:
-    """Place a key and have its home brought into the cache; the next line too, a fifth of all users are guests."""
+    """Place a key and have its line brought into the cache; the next too, a fifth of all users are guests."""
     place_of(table, mixed_of(load64(key)), place)
     fetch(place.line)
     fetch(place.line + LINE)

@@ -32,6 +32,7 @@ from pulsering_server import clock, logs
 from pulsering_server.config import ClusterConfig, ConfigErrors, Shard, load_config
 from pulsering_server.config_watch import ConfigWatch
 from pulsering_server.housekeeping import keep_house
+from pulsering_server.huge_pages import why_no_huge_pages
 from pulsering_server.listener import Listener
 from pulsering_server.node import AGENT, NodeCore
 from pulsering_server.signals import Signals
@@ -118,6 +119,8 @@ async def serve(
         tasks.append(asyncio.create_task(watch.run(signals.reload)))
     gc.collect()
     gc.freeze()
+    if (reason := why_no_huge_pages()) is not None:
+        log.warning("table.no_huge_pages", reason=reason)
     log.info(
         "node.ready",
         agent=AGENT,
