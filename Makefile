@@ -15,11 +15,11 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help prerequisites setup demo bench publish test check format coverage sanitize clean
+.PHONY: help prerequisites setup demo bench publish test check format coverage sanitize sim sim-planted clean
 .PHONY: check-lint check-format check-types check-stubs check-imports check-cython
 
 help: ## list these verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 prerequisites:
 	@sh scripts/find-python > /dev/null
@@ -110,6 +110,13 @@ sanitize: setup ## the table's tests on a kernel built with ASan and UBSan, inva
 		LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 		$(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider --timeout 900 $(or $(ARGS),tests/unit/test_table.py \
 		tests/property/test_table_twins.py tests/property/test_datapath.py tests/fuzz)
+
+SEEDS :=
+sim: setup ## histories of ten minutes on a virtual clock and network, every answer judged (SEEDS=500, ARGS=--help)
+	@cd tests && $(CURDIR)/$(BIN)/python -m sim --seeds $(or $(SEEDS),100) $(ARGS)
+
+sim-planted: setup ## prove the simulator: each of its planted bugs must be found within SEEDS=1000
+	@cd tests && $(CURDIR)/$(BIN)/python -m sim --planted --seeds $(or $(SEEDS),1000) $(ARGS)
 
 clean: ## remove everything that the other verbs made, .venv included
 	@rm -rf $(VENV) build dist htmlcov .coverage* .hypothesis .benchmarks .mypy_cache .ruff_cache \
