@@ -145,6 +145,8 @@ class Cluster:
         finally:
             for task in waiting:
                 task.cancel()
+        if self._lookback is not None:  # else the first reads could call nobody offline
+            await asyncio.wait([self._lookback], timeout=2 * self.patience)
 
     async def aclose(self) -> None:
         """End everything."""
@@ -215,15 +217,19 @@ class Cluster:
     async def _go_over(self, new: Topology) -> None:
         """Adopt a topology; one with new nodes once they have been reached, or did not answer soon."""
         if self._is_news(new):
-            channels = [self._open_channel(node) for node in new.nodes if node.name not in self._channels]
-            waiting = [self._loop.create_task(channel.tried.wait()) for channel in channels]
-            try:
-                if waiting:
-                    await asyncio.wait(waiting, timeout=self.patience)
-            finally:
-                for task in waiting:
-                    task.cancel()
+            await self._reach(new)
         self._adopt(new)
+
+    async def _reach(self, topology: Topology) -> None:
+        """Connect to the nodes that are new to us, and give that a little time."""
+        channels = [self._open_channel(node) for node in topology.nodes if node.name not in self._channels]
+        waiting = [self._loop.create_task(channel.tried.wait()) for channel in channels]
+        try:
+            if waiting:
+                await asyncio.wait(waiting, timeout=self.patience)
+        finally:
+            for task in waiting:
+                task.cancel()
 
     async def ask(self, channel: Channel, op: Op, body: bytes = messages.EMPTY_BODY) -> Any:
         """One control request to one node, within the connect timeout."""
@@ -355,11 +361,11 @@ class Cluster:
             old, ours = _topology_of(await self.ask(channel, Op.TOPOLOGY, body), node), self.topology
             if old.epoch >= ours.epoch:
                 await self._go_over(old)  # it has moved on meanwhile
-            elif (old.cluster, old.hash_seed) == (ours.cluster, ours.hash_seed):
+            elif (old.cluster, old.hash_seed) != (ours.cluster, ours.hash_seed):
+                self._retired.dismiss(old.epoch)
+            else:
+                await self._reach(old)
                 self._retired.learn(old)
-                for each in old.nodes:
-                    if each.name not in self._channels:
-                        self._open_channel(each)
                 if self._retirement is None:
                     self._schedule_retirement()
 

@@ -24,7 +24,7 @@ class Retired:
     """The old topologies of one client, by epoch."""
 
     def __init__(self) -> None:
-        self._topologies: dict[int, Topology] = {}
+        self._topologies: dict[int, Topology | None] = {}
         self._until: dict[int, float] = {}
         self._crowded_until = 0.0
 
@@ -47,12 +47,18 @@ class Retired:
         if old.epoch in self._until:
             self._topologies[old.epoch] = old
 
+    def dismiss(self, epoch: int) -> None:
+        """An epoch is known, and its owners cannot be asked: keys under another hash seed are other keys."""
+        if epoch in self._until:
+            self._topologies[epoch] = None
+
     def active(self, now: float) -> tuple[Topology, ...]:
         """The old topologies whose owners a read asks too, the newest first."""
         if not self._until:
             return ()
         self._forget(now)
-        return tuple(self._topologies[epoch] for epoch in sorted(self._topologies, reverse=True))
+        epochs = sorted(self._topologies, reverse=True)
+        return tuple(old for epoch in epochs if (old := self._topologies[epoch]) is not None)
 
     def unsettled(self, now: float) -> bool:
         """Whether some node follows a topology that is not known."""

@@ -69,6 +69,24 @@ async def test_scenario_31_a_node_that_stays_behind_is_asked_until_it_follows(
             await until(lambda: "c" not in reader.stats()["nodes"])
 
 
+@on_each_loop
+async def test_scenario_30_who_comes_after_a_change_is_told_of_it_before_the_first_read() -> None:
+    """All nodes follow the new topology; the users who have not beaten since are where they were."""
+    async with FakeCluster("bcd", 1) as cluster:
+        old = cluster.topology_of([cluster["b"], cluster["c"]], 1)
+        new = cluster.topology_of([cluster["b"], cluster["d"]], 2)
+        follow(old, *cluster.nodes.values())
+        async with PresenceClient.from_url(f"presence://127.0.0.1:{cluster['b'].port}") as writer:
+            await writer.heartbeat_many(range(50))
+        follow(new, *cluster.nodes.values())
+        for node in cluster.nodes.values():
+            node.former = old
+        async with PresenceClient.from_url(f"presence://127.0.0.1:{cluster['d'].port}") as reader:
+            assert reader.topology == new
+            assert set(await reader.get_many(range(50))) == {Status.ONLINE}
+            assert not await reader.is_online(99)
+
+
 class NamesLoop(asyncio.SelectorEventLoop):
     """A loop with a name service of its own, as a cluster of containers has."""
 

@@ -36,6 +36,7 @@ class FakeNode:
     def __init__(self, name: str = "a") -> None:
         self.name = name
         self.topology: Topology | None = None
+        self.former: Topology | None = None
         self.claims: str | None = None
         self.tls: SSLContext | None = None
         self.script: dict[int, Answer] = {}
@@ -122,7 +123,9 @@ class FakeNode:
             case Op.HELLO:
                 return reply_to(frame, messages.encode_map(self.welcome()))
             case Op.TOPOLOGY:
-                return reply_to(frame, messages.encode_topology(self.topology.to_wire()))
+                asked = messages.decode_topology_request(frame.body)
+                before = self.former if self.former is not None and self.former.epoch == asked else None
+                return reply_to(frame, messages.encode_topology((before or self.topology).to_wire()))
             case Op.PING:
                 vitals = messages.Vitals(epoch, len(self.users), 1000, 0, False, "fake")
                 return reply_to(frame, messages.encode_map(vitals))
@@ -153,6 +156,7 @@ class FakeNode:
             keys_per_frame=self.keys_per_frame,
             in_flight=self.in_flight,
             agent="fake",
+            former_epoch=self.former.epoch if self.former is not None else 0,
         )
 
     def get_reply(self, frame: Frame) -> bytes:

@@ -289,6 +289,18 @@ def test_an_epoch_that_was_only_heard_of_is_unsettled_until_it_is_known_or_over(
     assert not retired.unsettled(131.5)
 
 
+def test_an_old_topology_of_other_keys_is_no_reason_to_doubt() -> None:
+    """Nobody can be asked for them: a node that was started with such a file is of no use, and of no harm."""
+    retired = Retired()
+    retired.heard(1, 100.0, 20.25)
+    retired.dismiss(2)
+    assert retired.unsettled(100.0)
+    retired.dismiss(1)
+    assert not retired.heard(1, 110.0, 20.25)
+    assert not retired.unsettled(110.0)
+    assert retired.active(110.0) == ()
+
+
 def test_a_node_that_invents_epochs_costs_nothing_but_certainty() -> None:
     """P5: a few are kept, whatever is said, and more of them are the same as an unknown one."""
     retired = Retired()
