@@ -63,10 +63,10 @@ def outcome_of(seed: int, minutes: float, bug: str = "") -> Outcome:
 
 
 def hunt(bug: str, seeds: int, minutes: float) -> tuple[str, int | None, str]:
-    """The first seed that finds a planted bug, and what it says."""
+    """The first seed that finds a planted bug, and is clean without it; and what it says."""
     for seed in range(seeds):
         outcome = outcome_of(seed, minutes, bug)
-        if outcome.violations:
+        if outcome.violations and not outcome_of(seed, minutes).violations:
             return bug, seed, outcome.violations[0]
     return bug, None, ""
 

@@ -74,23 +74,22 @@ class VirtualLoop:
         now = self.time()
         while (due := self.next_timer_s()) is not None and due <= now:
             ready.append(heapq.heappop(self._timers)[2])
-        events._set_running_loop(self._self)
-        self._turning = True
-        try:
-            for _ in range(len(ready)):
-                handle = ready.popleft()
-                if not handle.cancelled():
-                    handle._run()
-        finally:
-            self._turning = False
-            events._set_running_loop(None)
+        self.inside(self._run_ready)
+
+    def _run_ready(self) -> None:
+        for _ in range(len(self._ready)):
+            handle = self._ready.popleft()
+            if not handle.cancelled():
+                handle._run()
 
     def inside(self, question: Callable[[], Any]) -> Any:
         """What a function returns that wants to be called in this loop."""
         events._set_running_loop(self._self)
+        self._turning = True
         try:
             return question()
         finally:
+            self._turning = False
             events._set_running_loop(None)
 
     def wind_up(self) -> None:
