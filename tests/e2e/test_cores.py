@@ -90,6 +90,28 @@ async def test_the_client_knows_cores_as_nodes(tmp_path: Path) -> None:
         assert node.running
 
 
+async def epoch_at(port: int) -> int:
+    async with RawPeer(HOST, port) as peer:
+        return (await peer.greet()).epoch
+
+
+async def test_sighup_to_the_node_has_all_its_cores_read_the_file(tmp_path: Path) -> None:
+    """The file is not watched here: its time stamp and size are those of before."""
+    async with one_machine(tmp_path) as (cluster, node, port):
+        before = cluster.config_path.stat()
+        text = cluster.config_path.read_text()
+        with cluster.config_path.open("r+") as file:
+            file.write(text.replace("epoch: 1", "epoch: 2"))
+        os.utime(cluster.config_path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        node.signal(signal.SIGHUP)
+
+        async def all_follow() -> bool:
+            return [await epoch_at(port + core) for core in range(CORES)] == [2] * CORES
+
+        await until(all_follow)
+        assert node.running
+
+
 async def test_one_core_can_be_run_alone(tmp_path: Path) -> None:
     port = free_ports(CORES)
     node = LocalNode(write_config(tmp_path, port), "a-1")

@@ -24,6 +24,9 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "node.md"
         f"`output_close` ({limits.OUTPUT_CLOSE_BYTES >> 20} MiB)",
         f"after\n{limits.OUTPUT_TIMEOUT_MS // 1000} s",
         f"`buffers` ({limits.BUFFERS_BYTES >> 20} MiB)",
+        f"stood still for ttl/{limits.STALLS_PER_TTL} ",
+        f"not moved for {limits.CLOCK_DOUBT_MS} ms",
+        f"leapt {limits.CLOCK_DOUBT_MS} ms or more",
         f"after {limits.RESTART_MS_MIN} ms, doubled up to {limits.RESTART_MS_MAX // 1000} s",
     ],
 )
