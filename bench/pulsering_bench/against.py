@@ -84,6 +84,8 @@ def _doubt(
             return f"not the same work: {key} {old['work'][key]} and {new['work'][key]}"
     if section == "raw" and "generator" in (then["limit"], here["limit"]):
         return "the generator was the limit"
+    if then and (then["disturbed"] or here["disturbed"]):
+        return "the machine was busy with other work"
     return ""
 
 

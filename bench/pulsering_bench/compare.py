@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pulsering_bench.drive import Arrival, Closed, Drive, Open
+from pulsering_bench.drive import WINDOW, Arrival, Closed, Drive, Open
 from pulsering_bench.expiry import run_wave
 from pulsering_bench.figures import measure_of, ratios_of
 from pulsering_bench.machine import machine_facts
@@ -57,6 +57,9 @@ ABSENT: Final = 1 << 40
 """Users from this number on were never online."""
 
 CLIENT_POOL: Final = 20
+USERS_UNDER_WAY: Final = 2000
+"""On one connection at least, so that a server has something to do while we read its replies."""
+
 MEASURES: Final = ("refresh", "refresh_small", "get_hits", "get_half")
 FORMAT: Final = 1
 
@@ -164,21 +167,22 @@ class _Comparison:
         self.runs[peer.name] = {"raw": {}, "client": {}}
         self.opens[peer.name] = []
         empty = bytes_of(peer.pids())
-        self._note(peer, "raw", "load", self._load(peer))
-        grown = bytes_of(peer.pids()) - empty
+        with Drive(peer) as drive:
+            self._note(peer, "raw", "load", self._load(peer, drive))
+            grown = bytes_of(peer.pids()) - empty  # while those are connected that touched shared memory
         self.facts[peer.name] |= {"bytes_empty": empty, "bytes_per_user": grown / self.work.users}
 
-    def _load(self, peer: Peer) -> Closed:
+    def _load(self, peer: Peer, drive: Drive) -> Closed:
         batch = self.work.batch
         requests = (peer.refresh(self.ids[at : at + batch]) for at in range(0, len(self.ids), batch))
         self.loaded_at[peer.name] = time.monotonic()
-        with Drive(peer) as drive:
-            return drive.run_all(requests)
+        return drive.run_all(requests)
 
     def _renew(self, peer: Peer) -> None:
         """Refresh everybody, where the ttl is the store's own and a good part of it is over."""
         if not peer.keeps_hold and time.monotonic() - self.loaded_at[peer.name] > self.work.ttl_s / 4:
-            self._load(peer)
+            with Drive(peer) as drive:
+                self._load(peer, drive)
 
     def _await_warm(self) -> None:
         while (warm_in := max((peer.warm_in_s() for peer in self.peers), default=0.0)) > 0:
@@ -209,7 +213,8 @@ class _Comparison:
         pool = [self._request(peer, measure, ids) for ids in self._choose(self.work.pool_batches, size)]
         self._renew(peer)
         with Drive(peer) as drive:
-            self._note(peer, "raw", measure, drive.run_for(pool, self.work.seconds))
+            window = max(WINDOW, USERS_UNDER_WAY // size)
+            self._note(peer, "raw", measure, drive.run_for(pool, self.work.seconds, window))
 
     def _request(self, peer: Peer, measure: str, present: Ids) -> Request:
         if measure in ("refresh", "refresh_small"):

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from pulsering_bench.usage import BUSY_SHARE, Share, Watch
 
-__all__ = ["Arrival", "Closed", "Drive", "Open", "Speaker"]
+__all__ = ["WINDOW", "Arrival", "Closed", "Drive", "Open", "Speaker", "limit_of"]
 
 CONNECTIONS: Final = 4
 WINDOW: Final = 8
@@ -32,6 +32,9 @@ WINDOW: Final = 8
 SOCKET_BYTES: Final = 4 << 20
 READ_BYTES: Final = 1 << 18
 PATIENCE_S: Final = 60.0
+DISTURBED_SHARE: Final = 0.8
+"""Of the time by the clock, below which a server that always had work was kept from its core."""
+
 SPIN_S: Final = 0.0015
 """Before something is due, epoll with its millisecond steps is not asked to wait any more."""
 
@@ -75,6 +78,11 @@ class Closed:
     def limit(self) -> str:
         """Which side had work all the time: ``server``, ``generator``, or ``neither``."""
         return limit_of(self.server, self.generator)
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether others had a good part of the server's core, and so of its caches, while it had work."""
+        return self.server.busy >= BUSY_SHARE and self.server.cpu_s < DISTURBED_SHARE * self.wall_s
 
     @property
     def per_server_s(self) -> float:

@@ -4,7 +4,8 @@ A measure is run several times; what counts is the median, and the spread stands
 second of the server's *own CPU*: on a machine where the generator or somebody else has a share in every
 second, that is the figure which says what a core of server is worth. The rate by the clock stands beside it.
 One caller of a Python client waits for the server and the server for it, so there the CPU of both counts.
-Invariant: a verdict is given only when the server was what limited the measure and no answer was wrong.
+Invariant: a verdict is given only when the generator was not the limit, the machine did nothing else, and no
+answer was wrong.
 """
 
 import statistics
@@ -45,6 +46,7 @@ def measure_of(runs: Sequence[Closed]) -> dict[str, Any]:
         "generator_busy": statistics.median(run.generator.busy for run in runs),
         "spread": (max(rates) - min(rates)) / median,
         "limit": statistics.mode(limits),
+        "disturbed": sum(run.disturbed for run in runs) > len(runs) / 2,
         "limits": limits,
         "runs_users_per_server_cpu_s": rates,
         "calls": sum(run.calls for run in runs),
@@ -122,6 +124,8 @@ def _doubts(
             doubts.append(f"{title} gave {found['wrong_answers']} wrong answers ({measure})")
         if section == "raw" and found["limit"] == "generator":
             doubts.append(f"the generator was the limit, not {title} ({measure})")
+        if found["disturbed"]:
+            doubts.append(f"the machine was busy with other work ({title}, {measure})")
     return doubts
 
 

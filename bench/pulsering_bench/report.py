@@ -25,8 +25,9 @@ _CLIENT: Final = {
     "refresh": "Refreshes through the Python client, one caller: users a second of the CPU of both sides",
     "get_half": "Batch gets through the Python client, one caller: users a second of the CPU of both sides",
 }
+DOUBT: Final = "the generator was the limit or late, or other work had the core: no verdict"
 GENERATOR: Final = "†"
-"""Marks a figure of which the generator was the limit."""
+"""Marks a figure without a verdict: the generator was the limit, or late, or others had the core."""
 
 
 def html_of(results: Results) -> str:
@@ -45,7 +46,7 @@ def text_of(results: Results) -> str:
         lines.append("  ".join(cells).rstrip())
     lines += ["", "Rates are users a second of the server's own CPU."]
     if any(GENERATOR in cell for row in rows for cell in row):
-        lines.append(f"{GENERATOR} the generator was the limit: the server could do more, no verdict.")
+        lines.append(f"{GENERATOR} {DOUBT}.")
     for name, absent in results["skipped"].items():
         lines.append(f"skipped: {name}: {absent['missing']} is not installed: {absent['install']}")
     lines.append("")
@@ -63,7 +64,7 @@ def markdown_of(results: Results) -> str:
         row = _row(peer)
         lines.append("| " + " | ".join((row[0], row[1], row[2], row[4], f"{row[6]} ms", row[8])) + " |")
     if any(GENERATOR in line for line in lines):
-        lines += ["", f"{GENERATOR} the generator was the limit, or late itself: no verdict."]
+        lines += ["", f"{GENERATOR} {DOUBT}."]
     return "\n".join(lines) + "\n"
 
 
@@ -94,9 +95,11 @@ def _row(peer: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _rate(measure: Mapping[str, Any]) -> str:
-    return figure_of(measure["users_per_server_cpu_s"]) + (
-        GENERATOR if measure["limit"] == "generator" else ""
-    )
+    return figure_of(measure["users_per_server_cpu_s"]) + _doubt(measure)
+
+
+def _doubt(measure: Mapping[str, Any]) -> str:
+    return GENERATOR if measure["limit"] == "generator" or measure["disturbed"] else ""
 
 
 def _is_late(peer: Mapping[str, Any]) -> bool:
@@ -127,7 +130,8 @@ def _parts(results: Results) -> Iterator[str]:
         note(
             "Peers that pack many users into one key are shown beside and are no part of the ratios. Where "
             "the generator had work all the time and the server had not, there is no verdict. A server's "
-            "rates are users a second of its own CPU; the rates by the clock stand in the table."
+            "rates are users a second of its own CPU; the rates by the clock stand in the table. "
+            f"{GENERATOR}: {DOUBT}."
         ),
     )
     for section_name, titles, figure in (
@@ -141,9 +145,7 @@ def _parts(results: Results) -> Iterator[str]:
                     peer["title"],
                     peer[section_name][measure][figure],
                     _kind(name, peer),
-                    GENERATOR
-                    if section_name == "raw" and peer[section_name][measure]["limit"] == "generator"
-                    else "",
+                    _doubt(peer[section_name][measure]) if section_name == "raw" else "",
                 )
                 for name, peer in peers.items()
             ]

@@ -218,3 +218,19 @@ def test_charts_escape_and_scale() -> None:
     assert bars("log", [Bar("x", 100.0), Bar("y", 1.0)], logarithmic=True).count("<rect") == 2
     assert "<polyline" in curves("t", "x", "y", [Curve("c", [(1.0, 1.0), (2.0, 10.0)])], 5.0)
     assert curves("t", "x", "y", []) == ""
+
+
+def test_no_verdict_where_other_work_had_the_core() -> None:
+    disturbed = Closed(1000, 0, 2.0, Share(1.0, 1.0), Share(0.1, 0.1), calls=1)
+    assert disturbed.disturbed
+    assert not run_of(1000).disturbed
+    other = peer_of(1e5, 80.0)
+    other["raw"] = dict.fromkeys(other["raw"], measure_of([disturbed] * 3))
+    peers = {"pulsering": peer_of(1e7, 8.0), "other": other}
+    assert verdicts(peers)["ratio_refresh_best_peer"] == "no verdict"
+    assert "busy with other work" in text_of(results_of(peers))
+    old = results_of({"pulsering": peer_of(1e7, 8.0)})
+    shaken = deepcopy(old)
+    shaken["peers"]["pulsering"]["raw"] = other["raw"]
+    found = {change.name: change.verdict for change in changes_of(old, shaken)}
+    assert found["raw refresh"] == "no verdict"

@@ -69,7 +69,8 @@ class Redis(Peer):
     def version(self) -> str:
         """Peer: from the server itself."""
         facts: Any = self._control().info("server")
-        return str(facts.get("valkey_version") or facts["redis_version"])
+        memory: Any = self._control().info("memory")
+        return f"{facts.get('valkey_version') or facts['redis_version']}, {memory['mem_allocator']}"
 
     def refresh(self, ids: Ids) -> Request:
         """Peer: SETs in a row."""
