@@ -418,8 +418,13 @@ class Cluster:
             (self._unhealthy.discard if channel.healthy else self._unhealthy.add)(channel.node)
 
     def _on_trouble(self, channel: Channel) -> None:
-        # It may have a new address; and when nobody is left, the seeds may know new nodes.
-        if channel.hopeless(self._loop.time()) or not any(each.ready for each in self._channels.values()):
+        # It may have a new address; and when nobody is left, the seeds may know new nodes. All clients see it
+        # in the same moment, and must not all ask in the next.
+        now = self._loop.time()
+        if channel.hopeless(now) or not any(each.ready for each in self._channels.values()):
+            if self._refresh is None or self._refresh.done():
+                spread_s = limits.TOPOLOGY_REFRESH_MS / 1000
+                self._refresh_from = max(self._refresh_from, now + self.rng.uniform(0, spread_s))
             self.refresh()
 
 
