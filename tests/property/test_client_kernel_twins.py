@@ -65,7 +65,7 @@ def test_integer_buffers_hash_alike(numbers: list[int], code: str, seed: int, st
     )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.data(), st.integers(1, 6))
 def test_owners_rank_alike(data: st.DataObject, nodes: int) -> None:
     def column(code: str, values: st.SearchStrategy[int]) -> "array[int]":

@@ -99,7 +99,7 @@ class Twins(RuleBasedStateMachine):
 
 
 TestTwins = pytest.mark.timeout(300)(Twins.TestCase)
-TestTwins.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+TestTwins.settings = settings(max_examples=25, stateful_step_count=25)
 
 
 @pytest.mark.parametrize("seed", range(2))
