@@ -37,6 +37,7 @@ BATCH = 1_000
 CHUNK = 20_000  # keys made at a time: 160 kB, so that the generator's own memory is small
 PROBES_MAX = 100_000_000
 REFRESHED_MAX = 20_000_000
+CROWD = 1_000_000  # users on one spoke
 SLICE_LINES = 2_048  # what a node does between two rounds of its loop
 TTL_MS = 3_600_000  # nobody expires while a billion users are put in
 TTL_MS_DEFAULT = 20_000
@@ -59,6 +60,7 @@ class TableFigures:
     longest_call_ms: float
     first_touch_ms: float
     rss_expired_bytes: int
+    expiry_p99_ratio: float
     wrong_answers: int
     sweep_core_share: float
 
@@ -208,6 +210,25 @@ class _Run:
                 self.advance("probe", start + number, probes)
         return wrong
 
+    def crowd(self) -> float:
+        """How many times the p99 of a batch rises in the tick in which a million users expire at once."""
+        table = Table(ttl_ms=TTL_MS_DEFAULT)
+        keys = keys_of(np.arange(min(self.users, CROWD), dtype=np.uint64))
+        view = packed(keys)
+        table.heartbeat(view, 0)
+
+        def p99(now: int) -> float:
+            times = []
+            for at in range(0, len(view), 8 * BATCH):
+                began = thread_time()
+                table.get(view[at : at + 8 * BATCH], now)
+                times.append(thread_time() - began)
+                table.maintain(now, 256)
+            return float(np.percentile(times, 99))
+
+        before = statistics.median(p99(now) for now in range(0, 1_000, 250))
+        return p99(TTL_MS_DEFAULT + int(table.tick_ms)) / before
+
     def expire(self) -> int:
         """Resident bytes of the process once everybody has expired and one sweep has passed."""
         ticks = 80
@@ -243,6 +264,7 @@ def run(users: int, advance: Advance = lambda phase, done, total: None) -> Table
         single_get_ns=single,
         longest_call_ms=work.longest * 1e3,
         first_touch_ms=first_touch,
+        expiry_p99_ratio=work.crowd(),
         wrong_answers=wrong,
         sweep_core_share=share,
         rss_expired_bytes=work.expire(),
@@ -277,6 +299,7 @@ def lines_of(figures: TableFigures) -> list[str]:
         f"get of one user     {figures.single_get_ns:>16.0f} ns, the call from Python included",
         f"longest call        {figures.longest_call_ms:>16.2f} ms",
         f"first touch, 2 MiB  {figures.first_touch_ms:>16.2f} ms at most, before; the system's, not the table's",
+        f"get p99, mass expiry{figures.expiry_p99_ratio:>16.2f} x the p99 of the ticks before",
         f"resident, expired   {figures.rss_expired_bytes / 1e9:>16.3f} GB",
         f"wrong answers       {figures.wrong_answers:>16,}",
         f"sweep               {figures.sweep_core_share * 100:>16.2f} % of a core",

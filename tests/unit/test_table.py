@@ -83,7 +83,25 @@ def test_scenario_7_back_at_once_after_expiry(make: Callable[..., Any]) -> None:
     assert table.count(21_500) == [1]
 
 
-def test_one_user_beating_without_pause_is_one_entry(make: Callable[..., Any]) -> None:
+def test_scenario_6_probes_of_one_deadline_among_a_crowd_are_off_within_one_tick() -> None:
+    """A million others stay online all the while, and the sweep gets a slice of its work done each tick."""
+    table = _table.Table(ttl_ms=TTL)
+    crowd = array("Q", range(1 << 40, (1 << 40) + 1_000_000))
+    probes = packed(range(1_000))
+    table.heartbeat(crowd, 0)
+    table.heartbeat(probes, 5_000)
+    for now in range(5_000, 5_000 + TTL + 1, TICK):
+        table.maintain(now, 5_000)
+        if now % 5_000 == 0:
+            table.heartbeat(crowd, now)
+        assert table.get(probes, now) == b"\x55" * 250
+    assert table.online == 1_001_000
+    late = 5_000 + TTL + TICK
+    assert table.get(probes, late) == bytes(250)
+    assert table.count(late) == [1_000_000]
+
+
+def test_scenario_8_one_user_beating_without_pause_is_one_entry(make: Callable[..., Any]) -> None:
     table = make()
     for now in range(0, 60_000, 100):
         table.heartbeat(packed([1] * 50), now)
