@@ -148,12 +148,9 @@ class _Comparison:
             for turn in range(self.work.repeats):
                 self.tell(f"round {turn + 1} of {self.work.repeats}")
                 for measure in MEASURES:
-                    for peer in self._in_turn(turn):
-                        self._closed(peer, measure)
-                for peer in self._in_turn(turn):
-                    self._clients(peer)
-                for peer in self._in_turn(turn):
-                    self._open(peer)
+                    self._each(turn, measure, functools.partial(self._closed, measure=measure))
+                self._each(turn, "clients", self._clients)
+                self._each(turn, "open", self._open)
             gc.unfreeze()
         for peer in self.peers:
             self._expire(peer)
@@ -188,8 +185,12 @@ class _Comparison:
         while (warm_in := max((peer.warm_in_s() for peer in self.peers), default=0.0)) > 0:
             time.sleep(min(warm_in + 0.01, 1.0))
 
-    def _in_turn(self, turn: int) -> list[Peer]:
-        return self.peers[turn % len(self.peers) :] + self.peers[: turn % len(self.peers)]
+    def _each(self, turn: int, what: str, do: Callable[[Peer], None]) -> None:
+        """Ask every peer for the same, starting with another one each round."""
+        first = turn % len(self.peers)
+        for peer in self.peers[first:] + self.peers[:first]:
+            self.random = np.random.default_rng([self.work.seed, turn, *what.encode()])
+            do(peer)
 
     def _choose(self, count: int, size: int) -> Iterator[Ids]:
         """``count`` batches of present users, nobody twice while there are enough."""

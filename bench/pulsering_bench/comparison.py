@@ -71,7 +71,10 @@ def run_compare(
 
 def _judge(results: dict[str, Any], earlier: dict[str, Any] | None, *, to_stderr: bool) -> int:
     code = OK
-    wrong = results["peers"].get("pulsering", {}).get("wrong_answers", 0)
+    ours = results["peers"].get("pulsering")
+    wrong = (
+        ours["wrong_answers"] + ours["expiry"]["late_reads"] + ours["expiry"]["early_reads"] if ours else 0
+    )
     if wrong:
         print(f"pulsering bench compare: {wrong} wrong answers of Pulsering", file=sys.stderr)
         code = FAILED

@@ -38,7 +38,18 @@ def html_of(results: Results) -> str:
 def text_of(results: Results) -> str:
     """What a terminal shows."""
     lines = [_facts(results), ""]
-    head = ("", "refresh/s", "get/s", "get/s half", "B/user", "p50 ms", "p99 ms", "count lag s", "wrong")
+    head = (
+        "",
+        "refresh/s",
+        "get/s",
+        "get/s half",
+        "B/user",
+        "p50 ms",
+        "p99 ms",
+        "expiry",
+        "count lag s",
+        "wrong",
+    )
     rows = [head, *(_row(peer) for peer in results["peers"].values())]
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     for row in rows:
@@ -58,11 +69,13 @@ def text_of(results: Results) -> str:
 
 def markdown_of(results: Results) -> str:
     """The table for a README, with date, machine and command above it."""
-    head = ("", "refresh/s", "get/s", "bytes a user", "p99 of a page", "wrong answers")
-    lines = [_facts(results) + ".", "", "| " + " | ".join(head) + " |", "|---" + "|---:" * 5 + "|"]
+    head = ("", "refresh/s", "get/s", "bytes a user", "p99 of a page", "expiry", "wrong answers")
+    lines = [_facts(results) + ".", "", "| " + " | ".join(head) + " |", "|---" + "|---:" * 6 + "|"]
     for peer in results["peers"].values():
         row = _row(peer)
-        lines.append("| " + " | ".join((row[0], row[1], row[2], row[4], f"{row[6]} ms", row[8])) + " |")
+        lines.append(
+            "| " + " | ".join((row[0], row[1], row[2], row[4], f"{row[6]} ms", row[7], row[9])) + " |"
+        )
     if any(GENERATOR in line for line in lines):
         lines += ["", f"{GENERATOR} {DOUBT}."]
     return "\n".join(lines) + "\n"
@@ -89,9 +102,17 @@ def _row(peer: Mapping[str, Any]) -> tuple[str, ...]:
         f"{peer['bytes_per_user']:.1f}",
         f"{latency['p50_ms']:.2f}{doubtful}",
         f"{latency['p99_ms']:.2f}{doubtful}",
+        _expiry_in_a_word(expiry),
         shown,
         str(peer["wrong_answers"]),
     )
+
+
+def _expiry_in_a_word(expiry: Mapping[str, Any]) -> str:
+    """What readers saw of the wave beyond one tick: users online too long, or offline too soon."""
+    late = f"{expiry['late_s']:.2f} s late" if expiry["late_reads"] else ""
+    early = f"{expiry['early_s']:.2f} s early" if expiry["early_reads"] else ""
+    return ", ".join(filter(None, (late, early))) or "right"
 
 
 def _rate(measure: Mapping[str, Any]) -> str:
