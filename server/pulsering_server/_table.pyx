@@ -28,7 +28,7 @@ from pulsering_server._geometry cimport (
 )
 from pulsering_server._line cimport (
     ANNEX, GUESTS, LINE, META, NEXT, capacity, drop, drop_guest, empty_native, fetch, fill, find, guests,
-    load64, rest_at, set_guests, settle, take, wide,
+    load64, put, rest_at, set_guests, settle, take, wide,
 )
 
 import os as _os
@@ -342,13 +342,16 @@ cdef class Table:
 
     cdef bint _settle(self, const Place* place, uint8_t code) noexcept nogil:
         """Put a key that is in no line into its home or, by guests, beside it; False if there is no room."""
-        cdef int freed = 0, reach
+        cdef int i = empty_native(place.line, place.kind), freed = 0
+        cdef const uint8_t* rank = self._rank
         cdef bint done
-        # Nothing can have expired unswept while no more is held than is online.
-        cdef bint clean = self._held + self._annex.count + self._ledger.count <= self._online
-        reach = 0 if empty_native(place.line, place.kind) >= 0 else self._reach(place)
-        done = settle(
-            place.line, place.kind, place.rest, code, NULL if clean else self._rank, reach, &freed)
+        if i >= 0:
+            put(place.line, place.kind, i, place.rest, code)
+            self._held += 1
+            return True
+        if self._held + self._annex.count + self._ledger.count <= self._online:
+            rank = NULL  # nothing can have expired unswept
+        done = settle(place.line, place.kind, place.rest, code, rank, self._reach(place), &freed)
         self._held += done - freed
         return done
 
