@@ -98,7 +98,7 @@ def make_plan(seed: int, minutes: float = 10.0) -> Plan:
     rng = random.Random(seed)
     storm = seed % 2 == 0
     ttl_ms = rng.choice((8_000, 12_000, 20_000, 20_000))
-    ticks = rng.choice((20, 40, 40, 80))
+    ticks = rng.choice((20, 40, 80) if ttl_ms == 20_000 else (20, 20, 40))  # each tick is work
     count = rng.choice((2, 3, 3, 4))
     replicas = rng.choice((1, 2, 2, 2, 3) if storm else (1, 2, 2, 2))
     count = max(count, replicas)
