@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pulsering_bench.drive import WINDOW, Arrival, Closed, Drive, Open
+from pulsering_bench.drive import CONNECTIONS, WINDOW, Arrival, Closed, Drive, Open
 from pulsering_bench.expiry import run_wave
 from pulsering_bench.figures import measure_of, ratios_of
 from pulsering_bench.machine import machine_facts
@@ -214,7 +214,7 @@ class _Comparison:
         pool = [self._request(peer, measure, ids) for ids in self._choose(self.work.pool_batches, size)]
         self._renew(peer)
         with Drive(peer) as drive:
-            window = max(WINDOW, USERS_UNDER_WAY // size)
+            window = min(max(WINDOW, USERS_UNDER_WAY // size), (len(pool) - 1) // CONNECTIONS)
             self._note(peer, "raw", measure, drive.run_for(pool, self.work.seconds, window))
 
     def _request(self, peer: Peer, measure: str, present: Ids) -> Request:

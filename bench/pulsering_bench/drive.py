@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from pulsering_bench.usage import BUSY_SHARE, Share, Watch
 
-__all__ = ["WINDOW", "Arrival", "Closed", "Drive", "Open", "Speaker", "limit_of"]
+__all__ = ["CONNECTIONS", "WINDOW", "Arrival", "Closed", "Drive", "Open", "Speaker", "limit_of"]
 
 CONNECTIONS: Final = 4
 WINDOW: Final = 8

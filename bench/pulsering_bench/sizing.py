@@ -235,19 +235,24 @@ def _nodes(sizing: Sizing, demand: Demand, profile: Profile) -> None:
         "users",
         f"{demand.users:,.0f} x {demand.replicas} / {shards:,}",
     )
-    sizing.add(
-        "users_per_frame",
-        work.users_per_frame,
-        "users",
-        f"{demand.batch:,} users of a call spread over {shards:,} shards, at least 1, at most "
-        f"{limits.KEYS_PER_FRAME:,}",
-        "--batch; pulsering.limits",
-    )
+    for name, users, made in (
+        ("users_per_refresh_frame", work.refresh_users, f"{demand.batch:,} x {demand.replicas} replicas"),
+        ("users_per_get_frame", work.get_users, f"{demand.batch:,}"),
+    ):
+        sizing.add(
+            name,
+            users,
+            "users",
+            f"{made} users of a call spread over {shards:,} shards, at least 1, at most "
+            f"{limits.KEYS_PER_FRAME:,}",
+            "--batch; pulsering.limits",
+        )
     sizing.add(
         "frames",
         work.frames,
         "frames/s",
-        f"({sizing['refreshes']:,.0f} + {sizing['gets']:,.0f} users/s) / {work.users_per_frame:,.1f}",
+        f"{sizing['refreshes']:,.0f} / {work.refresh_users:,.1f} + {sizing['gets']:,.0f} / "
+        f"{work.get_users:,.1f}",
     )
     sizing.add("frames_per_shard", work.frames / shards, "frames/s", f"{work.frames:,.0f} / {shards:,}")
     sizing.add(
@@ -267,7 +272,8 @@ def _nodes(sizing: Sizing, demand: Demand, profile: Profile) -> None:
 
 
 class _Work(NamedTuple):
-    users_per_frame: float
+    refresh_users: float
+    get_users: float
     frames: float
     cores: float
 
@@ -275,24 +281,37 @@ class _Work(NamedTuple):
 def _work(sizing: Sizing, demand: Demand, profile: Profile, nodes: int) -> _Work:
     """What so many nodes have to do: the more there are, the smaller the frames that a call is cut into."""
     shards = nodes * demand.cores_per_node
-    users_per_frame = max(1.0, min(float(limits.KEYS_PER_FRAME), demand.batch / shards))
     refreshes, gets = sizing["refreshes"], sizing["gets"]
-    frames = (refreshes + gets) / users_per_frame
+    refresh_users = _frame_users(demand.batch * demand.replicas / shards)
+    get_users = _frame_users(demand.batch / shards)
+    frames = refreshes / refresh_users + gets / get_users
     cores = refreshes * profile.refresh_user_s + gets * profile.get_user_s + frames * profile.frame_s
-    return _Work(users_per_frame, frames, cores)
+    return _Work(refresh_users, get_users, frames, cores)
+
+
+def _frame_users(share: float) -> float:
+    return max(1.0, min(float(limits.KEYS_PER_FRAME), share))
 
 
 def _network(sizing: Sizing) -> None:
-    per_frame, frames = sizing["users_per_frame"], sizing["frames"]
     overhead = HEADER_BYTES + BODY_BYTES
-    request = overhead + KEY_BYTES * per_frame
-    wire = request + PACKET_HEADER_BYTES * math.ceil(request / PACKET_BYTES)
-    inbound = sizing.add(
+    inbound = 0.0
+    parts = []
+    for rate, frame in (("refreshes", "users_per_refresh_frame"), ("gets", "users_per_get_frame")):
+        users = sizing[frame]
+        frames = sizing[rate] / users
+        request = overhead + KEY_BYTES * users
+        packets = math.ceil(request / PACKET_BYTES)
+        inbound += frames * 8 * (request + PACKET_HEADER_BYTES * packets)
+        parts.append(
+            f"{frames:,.0f} frames/s x ({overhead} + {KEY_BYTES} x {users:,.1f} + {PACKET_HEADER_BYTES} x "
+            f"{packets} bytes)"
+        )
+    sizing.add(
         "network_in",
-        frames * wire * 8,
+        inbound,
         "bit/s",
-        f"{frames:,.0f} frames/s x ({overhead} + {KEY_BYTES} x {per_frame:,.1f} bytes, "
-        f"{PACKET_HEADER_BYTES} a packet) x 8; frames that share a packet need less",
+        f"8 x ({' + '.join(parts)}); headers of frame and packets; frames that share a packet need less",
         "docs/protocol.md",
     )
     nodes = sizing["nodes"]

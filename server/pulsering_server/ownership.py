@@ -12,7 +12,7 @@ its first heartbeat could have been missed.
 """
 
 from array import array
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from pulsering.ids import SLOTS
 from pulsering_server.table import MOVED, NOT_OWNED, OFFLINE, UNKNOWN
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from pulsering.topology import Topology
 
 __all__ = ["Ownership", "Refused", "check_change"]
+
+_COLD: Final = bytes(UNKNOWN if state == OFFLINE else state for state in range(256))
 
 
 class Refused(ValueError):
@@ -60,18 +62,26 @@ class Ownership:
         """By counting group, its owners in order; empty where a number is free."""
         self.groups = self._numbered(topology, now_ms)
         self._warm_at_ms = array("q", [0]) * SLOTS
+        self._next_ms = self._last_ms = 0
+        self._uniform = True
+        self._note_owned()
         self.turn_cold(now_ms)
 
     def turn_cold(self, now_ms: int) -> None:
         """Heartbeats may have been missed until now, of any slot."""
         self._warm_at_ms = array("q", [now_ms + self._linger_ms]) * SLOTS
-        self._note_times(now_ms)
+        self._uniform = True
+        owns = self.groups.count(NOT_OWNED) < SLOTS
+        self._next_ms = self._last_ms = now_ms + self._linger_ms if owns else 0
 
     def turn_warm(self, now_ms: int) -> bool:
         """Whether some slot's time has come since the last call, so that ``absent`` says something else."""
         if not self._next_ms or now_ms < self._next_ms:
             return False
-        self._note_times(now_ms)
+        if self._uniform:
+            self._next_ms = self._last_ms = 0
+        else:
+            self._note_times(now_ms)
         return True
 
     def follow(self, topology: "Topology", now_ms: int) -> tuple[int, int]:
@@ -93,19 +103,20 @@ class Ownership:
             self.former = self.topology
             self._former_until_ms = now_ms + self._linger_ms
         self.topology, self.groups = topology, groups
+        self._uniform = False
+        self._note_owned()
         self._note_times(now_ms)
         return gained, lost
 
-    @property
-    def removed(self) -> bool:
-        """Whether the topology has no such node (any more)."""
-        return all(node.name != self.name for node in self.topology.nodes)
-
     def absent(self, now_ms: int) -> bytes:
         """What a read says of a user who is not held, a state a slot."""
+        if now_ms >= self._last_ms:
+            return self._moved
+        if self._uniform:
+            return self._moved.translate(_COLD)
         return bytes(
-            MOVED if group == NOT_OWNED else UNKNOWN if now_ms < warm_at_ms else OFFLINE
-            for group, warm_at_ms in zip(self.groups, self._warm_at_ms, strict=True)
+            state if state == MOVED or now_ms >= warm_at_ms else UNKNOWN
+            for state, warm_at_ms in zip(self._moved, self._warm_at_ms, strict=True)
         )
 
     def warming_ms(self, now_ms: int) -> int:
@@ -117,6 +128,12 @@ class Ownership:
         if self.former is not None and now_ms >= self._former_until_ms:
             self.former = None
         return self._former_until_ms - now_ms if self.former is not None else 0
+
+    def _note_owned(self) -> None:
+        """What is only known of the topology: the slots of others, and whether all are."""
+        self._moved = bytes(MOVED if group == NOT_OWNED else OFFLINE for group in self.groups)
+        self.removed = all(node.name != self.name for node in self.topology.nodes)
+        """Whether the topology has no such node (any more)."""
 
     def _note_times(self, now_ms: int) -> None:
         """The next slot's time and the last one's; 0 when all are warm."""
@@ -148,4 +165,6 @@ class Ownership:
         for names, number in numbers.items():
             self.group_owners[number] = names
         number_of = [numbers[names] for names in owners]
+        if number_of == list(range(len(owners))):
+            return local
         return array("H", (group if group == NOT_OWNED else number_of[group] for group in local))

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Callable, Iterator, MutableMapping
+from functools import partial
 from typing import Any, Final, NoReturn
 from unittest.mock import patch
 
@@ -220,5 +221,11 @@ class ClientProcess:
             self._world.trace("end", self.name)
             self.process.alive = False
             self._network.process_ended(self.process, silently=False)
+            if self.client is not None:
+                # Nobody hears of it; but a client that was never closed complains when it is thrown away.
+                closing = self.client.aclose()
+                with contextlib.suppress(StopIteration):
+                    self.process.loop.inside(partial(closing.send, None))
+                closing.close()
             self.process.end()
             self.client = None

@@ -64,6 +64,8 @@ class Plan(NamedTuple):
     """How fast each machine's clock is, in millionths."""
     timeout_ms: int
     hedge_ms: int
+    probed: str
+    """Nodes that watch their own load, and refuse what they cannot do; it costs an event each 20 ms."""
     chopped: float
     actions: list[Action]
     faults: list[Fault]
@@ -96,7 +98,7 @@ def make_plan(seed: int, minutes: float = 10.0) -> Plan:
     rng = random.Random(seed)
     storm = seed % 2 == 0
     ttl_ms = rng.choice((8_000, 12_000, 20_000, 20_000))
-    ticks = rng.choice((20, 40, 40, 80))
+    ticks = rng.choice((20, 40, 80) if ttl_ms == 20_000 else (20, 20, 40))  # each tick is work
     count = rng.choice((2, 3, 3, 4))
     replicas = rng.choice((1, 2, 2, 2, 3) if storm else (1, 2, 2, 2))
     count = max(count, replicas)
@@ -116,6 +118,7 @@ def make_plan(seed: int, minutes: float = 10.0) -> Plan:
         ppm={name: rng.randrange(-450, 451) for name in names},
         timeout_ms=rng.choice((250, 250, 250, 1000)),
         hedge_ms=rng.choice((0, 0, 0, 30)),
+        probed=rng.choice(nodes) if seed % 8 in (6, 7) else "",
         chopped=rng.choice((0.0, 0.02)),
         actions=[],
         faults=[],
@@ -274,7 +277,7 @@ def _calm(rng: random.Random, plan: Plan) -> list[Fault]:
             whom = rng.choice((*plan.nodes, *CLIENTS))
             faults.append(Fault(at_us, at_us, "drift", whom, amount=rng.randrange(-450, 451)))
         elif kind == "reshard":
-            length_us = rng.choice((0, 1, 10)) * SECOND
+            length_us = rng.choice((0, 1, 10, 60)) * SECOND
             faults.append(Fault(at_us, at_us + length_us, kind, "", amount=rng.randrange(1 << 16)))
             length_us += 2 * ttl_us
         else:

@@ -70,6 +70,8 @@ class Run:
             name: NodeProcess(self.world, self.network, name, self.topology, plan.ppm[name])
             for name in plan.nodes + plan.spare
         }
+        for name in plan.probed:
+            self.nodes[name].probed = True
         self.clients = {name: self._client(name) for name in CLIENTS}
         self._calls = 0
         self._counted: dict[str, tuple[object, int, int, int]] = {}

@@ -41,7 +41,7 @@ def test_a_seed_is_the_same_history_in_any_process() -> None:
 
     def verdict(hash_seed: str) -> object:
         printed = subprocess.run(
-            [sys.executable, "-m", "sim", "--seeds", "2", "--first", "8", "--minutes", "1", "--jobs", "1"],
+            [sys.executable, "-m", "sim", "--seeds", "2", "--first", "8", "--minutes", "0.7", "--jobs", "1"],
             cwd=TESTS,
             env={**os.environ, "PYTHONHASHSEED": hash_seed},
             capture_output=True,

@@ -13,6 +13,7 @@ from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 if TYPE_CHECKING:
@@ -62,25 +63,36 @@ class VirtualLoop:
     def next_timer_s(self) -> float | None:
         """When the next timer is due, in this loop's time."""
         timers = self._timers
-        while timers and timers[0][2].cancelled():
+        while timers and timers[0][2]._cancelled:
             heapq.heappop(timers)
         return timers[0][0] if timers else None
 
     def take_turn(self, sockets: "deque[Callable[[], None]]") -> None:
         """One iteration: what is ready now; what that makes ready waits for the next."""
-        ready = self._ready
-        while sockets:
-            ready.append(events.Handle(sockets.popleft(), (), self._self))
-        now = self.time()
-        while (due := self.next_timer_s()) is not None and due <= now:
-            ready.append(heapq.heappop(self._timers)[2])
-        self.inside(self._run_ready)
+        due: list[asyncio.Handle] = []
+        if self._timers:
+            now, timers = self.time(), self._timers
+            while timers and timers[0][0] <= now:
+                due.append(heapq.heappop(timers)[2])
+        self.inside(partial(self._run_ready, sockets, due))
 
-    def _run_ready(self) -> None:
+    def _run_ready(self, sockets: "deque[Callable[[], None]]", due: list[asyncio.Handle]) -> None:
         for _ in range(len(self._ready)):
             handle = self._ready.popleft()
-            if not handle.cancelled():
+            if not handle._cancelled:
                 handle._run()
+        for _ in range(len(sockets)):
+            if sockets:  # else the process ended itself meanwhile
+                self._read(sockets.popleft())
+        for handle in due:
+            if not handle._cancelled:
+                handle._run()
+
+    def _read(self, callback: Callable[[], None]) -> None:
+        try:
+            callback()
+        except Exception as error:
+            self.call_exception_handler({"message": "reading a socket", "exception": error})
 
     def inside(self, question: Callable[[], Any]) -> Any:
         """What a function returns that wants to be called in this loop."""

@@ -55,7 +55,9 @@ class Clock:
 
     def timer_s(self) -> float:
         """Seconds that an event loop sees."""
-        return (self.boot_us() - self._suspended_us) / 1_000_000
+        passed_us = self._world.now_us - self._since_us
+        timer_us = self._boot_us + passed_us + passed_us * self.ppm // 1_000_000 - self._suspended_us
+        return timer_us / 1_000_000
 
     def true_us(self, timer_s: float) -> int:
         """When this clock's timer shows ``timer_s``, in true time, if nothing is done to it before."""
@@ -118,7 +120,10 @@ class Process:
 
     def wake(self, at_us: int) -> None:
         """There will be something to do at ``at_us``."""
-        at_us = max(at_us, self._busy_until_us, self.world.now_us)
+        if at_us < self.world.now_us:
+            at_us = self.world.now_us
+        if at_us < self._busy_until_us:
+            at_us = self._busy_until_us
         if self.alive and not self.paused and (self._wake_us is None or at_us < self._wake_us):
             self._wake_us = at_us
             self.world.at(at_us, self._on_wake)
@@ -203,7 +208,9 @@ class World:
     def at(self, at_us: int, callback: Callable[..., None], *args: Any) -> None:
         """Do this then."""
         self._sequence += 1
-        heapq.heappush(self._heap, (max(at_us, self.now_us), self._sequence, callback, args))
+        if at_us < self.now_us:
+            at_us = self.now_us
+        heapq.heappush(self._heap, (at_us, self._sequence, callback, args))
 
     def after(self, us: int, callback: Callable[..., None], *args: Any) -> None:
         """Do this so much later."""

@@ -46,7 +46,8 @@ def test_rates_follow_from_users_interval_and_replicas() -> None:
 
 def test_a_frame_costs_something_beside_its_users() -> None:
     sizing = size_of(DEMAND, PROFILE)
-    frames = 150_000 / sizing["users_per_frame"]
+    frames = 100_000 / sizing["users_per_refresh_frame"] + 50_000 / sizing["users_per_get_frame"]
+    assert sizing["frames"] == pytest.approx(frames)
     assert sizing["work"] == pytest.approx(100_000 / 10e6 + 50_000 / 20e6 + frames * 1e-6)
 
 
