@@ -66,10 +66,9 @@ def memory_needed(users: int) -> int:
 class _Loads:
     """The phases, in order, on one node."""
 
-    def __init__(self, plan: Plan, peer: PulseringNode, drive: Drive, progress: Progress) -> None:
+    def __init__(self, plan: Plan, peer: PulseringNode, progress: Progress) -> None:
         self.plan = plan
         self.peer = peer
-        self.drive = drive
         self.progress = progress
         self.random = np.random.default_rng(plan.seed)
         self.leavers = max(1, int(plan.users * plan.leaving))
@@ -83,7 +82,7 @@ class _Loads:
 
     def load(self) -> Closed:
         task = self.progress.add_task("load", total=self.plan.users)
-        return self.drive.run_all(self.peer.refresh(ids) for ids in self._batches(self.plan.users, task))
+        return self._all(self.peer.refresh(ids) for ids in self._batches(self.plan.users, task))
 
     def _some(self, first: int = 0) -> Ids:
         numbers = self.random.integers(first, self.plan.users, self.plan.frame, dtype=np.uint64)
@@ -91,7 +90,13 @@ class _Loads:
 
     def _run(self, what: str, pool: list[Request]) -> Closed:
         self.progress.add_task(what, total=1, completed=1)
-        return self.drive.run_for(pool, self.plan.seconds)
+        with Drive(self.peer) as drive:
+            return drive.run_for(pool, self.plan.seconds)
+
+    def _all(self, requests: Iterator[Request]) -> Closed:
+        """On connections of its own: a node hangs up on one that is idle from phase to phase."""
+        with Drive(self.peer) as drive:
+            return drive.run_all(requests)
 
     def refresh(self) -> Closed:
         return self._run("refresh", [self.peer.refresh(self._some()) for _ in range(self.plan.pool)])
@@ -113,17 +118,27 @@ class _Loads:
         """The first ``leavers`` users leave with a grace."""
         task = self.progress.add_task("leave", total=self.leavers)
         grace_ms = round(self.plan.grace_s * 1000)
-        return self.drive.run_all(self.peer.leave(ids, grace_ms) for ids in self._batches(self.leavers, task))
+        return self._all(self.peer.leave(ids, grace_ms) for ids in self._batches(self.leavers, task))
 
     def read_back(self) -> tuple[Closed, Closed]:
         """Everybody who left, and as many of those who stayed."""
         task = self.progress.add_task("read who left", total=self.leavers)
-        gone = self.drive.run_all(
+        gone = self._all(
             self.peer.get(ids, np.zeros(len(ids), bool)) for ids in self._batches(self.leavers, task)
         )
         stayed = [self._some(self.leavers) for _ in range(self.plan.pool)]
-        here = self.drive.run_all(self.peer.get(ids, np.ones(len(ids), bool)) for ids in stayed)
+        here = self._all(self.peer.get(ids, np.ones(len(ids), bool)) for ids in stayed)
         return gone, here
+
+    def wait(self) -> None:
+        """Until the leavers' grace is over and the wheel's hand has passed the last spoke of theirs."""
+        seconds = self.plan.grace_s + 2 * self.plan.ttl_s / TICKS
+        task = self.progress.add_task("wait for their ticks", total=seconds)
+        began = time.monotonic()
+        while (waited := time.monotonic() - began) < seconds:
+            self.progress.update(task, completed=waited)
+            time.sleep(min(0.5, seconds - waited))
+        self.progress.update(task, completed=seconds)
 
 
 def billion(plan: Plan, console: Console) -> dict[str, Any]:
@@ -142,16 +157,14 @@ def billion(plan: Plan, console: Console) -> dict[str, Any]:
     try:
         peer.start()
         empty = bytes_of(peer.pids())
-        with Progress(*columns, console=console) as progress, Drive(peer) as drive:
-            loads = _Loads(plan, peer, drive, progress)
+        with Progress(*columns, console=console) as progress:
+            loads = _Loads(plan, peer, progress)
             phases = {"load": loads.load()}
             size = bytes_of(peer.pids()) - empty
             loaded = peer.count()
             phases |= {"refresh": loads.refresh(), "get": loads.get(), "get_half": loads.get_half()}
             phases["leave"] = loads.leave()
-            time.sleep(
-                plan.grace_s + 2 * plan.ttl_s / TICKS
-            )  # until the hand has passed the last spoke of theirs
+            loads.wait()
             phases["read_gone"], phases["read_here"] = loads.read_back()
             left = peer.count()
     finally:
