@@ -248,7 +248,7 @@ def text_of(results: dict[str, Any]) -> str:
         f"This run had a ttl of {results['plan']['ttl_s']:,} s. A core that hears every user twice a "
         f"ttl needs one of {needs['ttl_s_at_least']:,.1f} s at least.",
         f"A ttl of {SHORT_TTL_S} s with a heartbeat each {INTERVAL_S} s would take "
-        f"{needs['users_per_s_for_20_s'] / 1e6:,.1f} M users/s: {needs['cores_for_20_s']:.1f} such cores, "
+        f"{needs['users_per_s_for_20_s'] / 1e6:,.1f} M users/s: {needs['cores_for_20_s']:.2f} such cores, "
         "all of them busy.",
     ]
     return "\n".join(lines)
