@@ -121,10 +121,11 @@ def sweep(kind: type[Peer], plan: Plan, tell: Tell = lambda _: None) -> dict[str
         points: list[Point] = []
         for step in range(plan.steps_max):
             rate = plan.start_per_s * plan.factor**step
-            for _ in range(TRIES):
-                point = point_of(rate, run.step(rate), plan.target_ms)
+            point = point_of(rate, run.step(rate), plan.target_ms)
+            for _ in range(TRIES - 1):
                 if point.end != GENERATOR:
                     break
+                point = point_of(rate, run.step(rate), plan.target_ms)
             points.append(point)
             tell(line_of(point))
             if point.end:
