@@ -214,7 +214,8 @@ def test_topology_request_both_ways() -> None:
     assert messages.encode_topology_request() == messages.EMPTY_BODY
     assert messages.decode_topology_request(messages.encode_topology_request(7)) == 7
     assert messages.decode_topology_request(pack([7, "later"])) == 7
-    for wrong in ({}, 7, [-1], ["7"], [2**32], [None], [True]):
+    refused: list[object] = [{}, 7, [-1], ["7"], [2**32], [None], [True]]
+    for wrong in refused:
         with pytest.raises(FrameError):
             messages.decode_topology_request(pack(wrong))
 
