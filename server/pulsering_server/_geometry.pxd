@@ -13,8 +13,9 @@ cdef struct Geometry:
     uint64_t lines
     uint64_t step      # floor(2^64 / lines)
     uint64_t spare     # 2^64 - step * lines
-    uint64_t inverse   # 2^(64 + shift) / lines, rounded down
-    int shift          # floor(log2(lines)): a rest has 64 - shift bits
+    uint64_t inverse   # 2^(64 + log) / lines, rounded down
+    int log            # floor(log2(lines))
+    int shift          # the same, or more in tests: a rest has 64 - shift bits
     int kind           # which layout of a line
 
 # x ^= x >> 32 brings the high bits into the low half; the odd multiplier, 2^64 / golden ratio (Knuth, TAOCP
@@ -62,22 +63,23 @@ cdef inline uint64_t mixed_at(const Geometry* geometry, uint64_t first, uint64_t
         return first
     over = want - low
     product = <wide>over * geometry.inverse
-    guess = (<uint64_t>(product >> 64) >> geometry.shift) + 1  # never too many
+    guess = (<uint64_t>(product >> 64) >> geometry.log) + 1  # never too many
     while guess * geometry.lines < over:
         guess += 1
     return first + guess
 
 
-cdef inline Geometry geometry_of(uint64_t lines) noexcept nogil:
+cdef inline Geometry geometry_of(uint64_t lines, int shift_min) noexcept nogil:
     cdef Geometry g
     g.lines = lines
     g.step = (<uint64_t>0 - lines) // lines + 1
     g.spare = <uint64_t>0 - g.step * lines
-    g.shift = 0
-    while lines >> (g.shift + 1):
-        g.shift += 1
+    g.log = 0
+    while lines >> (g.log + 1):
+        g.log += 1
+    g.shift = max(g.log, shift_min)
     # Below the true quotient, also where that is whole: a product with it rounds down to one too few.
-    g.inverse = <uint64_t>(((<wide>1 << (64 + g.shift)) - 1) // g.lines)
+    g.inverse = <uint64_t>(((<wide>1 << (64 + g.log)) - 1) // g.lines)
     g.kind = 3 if g.shift >= 26 else 2 if g.shift >= 22 else 1 if g.shift >= 16 else 0
     return g
 

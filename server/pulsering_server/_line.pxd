@@ -39,6 +39,7 @@ cdef enum:
     GUESTS = 15 << 2
     NEXT = 1 << 6
     ANNEX = 1 << 7
+    FLAGS = 63 << 2  # the two bits below belong to a field where C = 11
     KINDS = 4
 
 
@@ -64,6 +65,10 @@ cdef inline int guests(const uint8_t* line) noexcept nogil:
 
 cdef inline void set_guests(uint8_t* line, int number) noexcept nogil:
     line[META] = <uint8_t>((line[META] & ~GUESTS) | (number << GUEST_SHIFT))
+
+
+cdef inline void clear(uint8_t* line, int flags) noexcept nogil:
+    line[META] &= <uint8_t>~flags
 
 
 # A field is read with one 8-byte load that never passes the end of the line.
@@ -162,7 +167,7 @@ cdef inline void drop_guest(uint8_t* line, int kind, int i) noexcept nogil:
     line[2 * c - number] = 0
     set_guests(line, number - 1)
     if number == 1:
-        (line - LINE)[META] &= ~NEXT & 255
+        clear(line - LINE, NEXT)
 
 
 cdef inline void drop(uint8_t* line, int kind, int i) noexcept nogil:

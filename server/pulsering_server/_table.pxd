@@ -51,6 +51,7 @@ cdef class Table:
     cdef uint64_t _held
     cdef uint64_t _online
     cdef uint64_t _lines_min
+    cdef int _shift_min  # for tests: layouts of large tables at small sizes, for keys that have so few bits
     cdef uint64_t _pay
 
     cdef int64_t _ttl

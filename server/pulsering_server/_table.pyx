@@ -27,7 +27,7 @@ from pulsering_server._geometry cimport (
     Geometry, first_of, full_percent, geometry_of, growth_of, home_of, key_of, mixed_at, mixed_of,
 )
 from pulsering_server._line cimport (
-    ANNEX, GUESTS, LINE, META, NEXT, capacity, drop, drop_guest, empty_native, fetch, fill, find, guests,
+    ANNEX, FLAGS, LINE, META, NEXT, capacity, clear, drop, drop_guest, empty_native, fetch, fill, find, guests,
     load64, put, rest_at, set_guests, settle, take, wide,
 )
 
@@ -79,7 +79,7 @@ cdef class Table:
     """Key -> deadline for one shard; see ``_table_reference.Table``, whose face and answers are the same."""
 
     def __cinit__(
-        self, *, ttl_ms, ticks_per_ttl=80, now_ms=0, users_max=0, memory_max=0, _lines=0,
+        self, *, ttl_ms, ticks_per_ttl=80, now_ms=0, users_max=0, memory_max=0, _lines=0, _shift=0,
     ):
         cdef size_t got = 0
         cdef uint64_t address
@@ -90,6 +90,7 @@ cdef class Table:
         self._users_max = checked_count(users_max, "users_max", 0, 2**32 - 1)
         self._memory_max = checked_count(memory_max, "memory_max", 0, 2**62)
         self._lines_min = max(checked_count(_lines, "_lines", 0, 2**32) or LINES_START, 2)
+        self._shift_min = checked_count(_shift, "_shift", 0, 26)
         self._tick = self._tick_of(self._now)
         self._newest = self._tick
         physical = _os.sysconf("SC_PHYS_PAGES") * _os.sysconf("SC_PAGE_SIZE")
@@ -105,7 +106,7 @@ cdef class Table:
         self._huge = madvise(self._base, self._reserve_lines * LINE, MADV_HUGEPAGE) == 0
         if not cells_open(&self._annex, 4, 1 << 24) or not cells_open(&self._ledger, 16, 1 << 25):
             raise MemoryError("no address space for the table's annex")
-        self._old = geometry_of(self._lines_min)
+        self._old = geometry_of(self._lines_min, self._shift_min)
         self._new = self._old
         self._absent = <uint8_t*>calloc(SLOTS, 1)
         self._groupings = <Grouping*>calloc(<int>_reference.TICKS_PER_TTL_MAX + 4, sizeof(Grouping))
@@ -694,7 +695,7 @@ cdef class Table:
 
     cdef void _begin(self, uint64_t lines) noexcept nogil:
         """Start to migrate to ``lines`` lines: backward from the end to grow, forward to shrink."""
-        self._new = geometry_of(lines)
+        self._new = geometry_of(lines, self._shift_min)
         self._phase = GROWING if lines > self._old.lines else SHRINKING
         self._frontier = self._old.lines if self._phase == GROWING else 0
         self._migration_began = self._hand
@@ -763,7 +764,7 @@ cdef class Table:
             # What is left here are guests of the home before.
             memset(line, 0, c - guests(line))
             memset(line + c, 0, c - guests(line))
-            line[META] &= GUESTS
+            clear(line, NEXT | ANNEX)
             memset(line + LINE, 0, LINE)
             self._frontier = at
             last = low - 1
@@ -849,7 +850,7 @@ cdef class Table:
                 self._held -= 1
                 beside[c + i] = 0
             set_guests(beside, 0)
-            line[META] &= GUESTS
+            clear(line, NEXT | ANNEX)
         # Growing, also the line that had the last home's guests; all bytes, for another layout may come.
         memset(self._base + first * LINE, 0, (last - first + (self._phase == GROWING)) * LINE)
         self._frontier = first if self._phase == GROWING else last
@@ -891,7 +892,7 @@ cdef class Table:
         madvise(self._base, (lines // BLOCK_LINES + 1) * BLOCK_LINES * LINE, MADV_DONTNEED)
         if lines > self._lines_min:
             self._shrunk += 1
-        self._old = geometry_of(self._lines_min)
+        self._old = geometry_of(self._lines_min, self._shift_min)
         self._new = self._old
         self._phase = IDLE
         self._credit = 0
@@ -950,7 +951,7 @@ cdef class Table:
         cdef uint64_t at
         cdef int c = capacity(self._old.kind), i
         for at in range(start, end):
-            if self._base[at * LINE + META]:
+            if self._base[at * LINE + META] & FLAGS:
                 return False
             for i in range(c, 2 * c):
                 if self._base[at * LINE + i]:
@@ -968,7 +969,7 @@ cdef class Table:
             elif line[c + i]:
                 line[c + i] = 0
                 self._held -= 1
-        if line[META]:
+        if line[META] & FLAGS:
             i = c - 1
             while i >= c - guests(line):
                 if self._rank[line[c + i]]:
@@ -981,8 +982,8 @@ cdef class Table:
                         break
             if line[META] & ANNEX and live < c:
                 if self._pull(first_of(&self._old, at), first_of(&self._old, at + 1) - 1, NULL):
-                    line[META] &= ~ANNEX & 255
-        return not live and not line[META]
+                    clear(line, ANNEX)
+        return not live and not line[META] & FLAGS
 
     cdef bint _pull(self, uint64_t low, uint64_t high, Filling* fillings) noexcept nogil:
         """Take the keys ``low..high`` back from the annex into ``fillings``, or if NULL into lines;
@@ -1067,7 +1068,7 @@ cdef class Table:
             if total * 100 < self._old.lines * capacity(self._old.kind) * POOR_PERCENT:
                 to = self._old.lines
                 for _i in range(2):  # the second time with the capacity of what the first one found
-                    c = capacity(geometry_of(to).kind)
+                    c = capacity(geometry_of(to, self._shift_min).kind)
                     to = max(self._lines_min, total * 100 // (c * FIT_PERCENT) + 2)
                 if to <= self._old.lines // 10 * 9:
                     self._begin(to)

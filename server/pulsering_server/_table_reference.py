@@ -133,6 +133,7 @@ class Table:
         users_max: int = 0,
         memory_max: int = 0,
         _lines: int = 0,
+        _shift: int = 0,
     ) -> None:
         self._ttl = checked_count(ttl_ms, "ttl_ms", TTL_MS_MIN, TTL_MS_MAX)
         self._ticks = checked_count(ticks_per_ttl, "ticks_per_ttl", TICKS_PER_TTL_MIN, TICKS_PER_TTL_MAX)
@@ -140,6 +141,7 @@ class Table:
         self._users_max = checked_count(users_max, "users_max", 0, 2**32 - 1)
         self._memory_max = checked_count(memory_max, "memory_max", 0, 2**62)
         checked_count(_lines, "_lines", 0, 2**32)
+        checked_count(_shift, "_shift", 0, 26)
         self._tick = self._tick_of(self._now)
         self._records: dict[int, _Record] = {}
         self._spokes: dict[int, dict[int, int]] = {}  # deadline tick -> group -> users

@@ -127,3 +127,31 @@ def test_a_change_of_layout_under_way_loses_and_invents_nobody(seed: int) -> Non
         assert kernel.online == twin.count(now)[0]
     kernel._verify()  # type: ignore[attr-defined]  # not part of the face
     assert layouts == {6, 9}
+
+
+def unmixed(mixed: int) -> int:
+    """The key that the table mixes into ``mixed``."""
+    half = mixed * 0xF1DE83E19937733D % 2**64
+    return half ^ half >> 32
+
+
+@pytest.mark.parametrize("shift", [16, 22, 26])
+@pytest.mark.parametrize("lines", [5, 700])
+def test_layouts_of_large_tables_grow_and_shrink_too(shift: int, lines: int) -> None:
+    """Where mixed keys have ``64 - shift`` bits, a small table can have the lines of one of ``2^shift``."""
+    dice = random.Random(shift * lines)
+    keys = [unmixed(dice.getrandbits(64 - shift) << shift) for _ in range(lines * 60)]
+    kernel, twin = _table.Table(ttl_ms=1_000, _lines=lines, _shift=shift), _table_reference.Table(ttl_ms=1_000)
+    now, grown = 0, False
+    while not kernel.stats()["shrink_steps"]:
+        now += dice.randrange(30)
+        crowd = keys if now < 2_000 else keys[: len(keys) // 20]
+        batch, age = packed(dice.sample(crowd, len(crowd) // 20)), dice.randrange(300)
+        assert kernel.heartbeat(batch, now, age) == twin.heartbeat(batch, now, age)
+        leaving = packed(dice.sample(keys, len(keys) // 200))
+        assert kernel.leave(leaving, now, 0, 100) == twin.leave(leaving, now, 0, 100)
+        assert kernel.get(packed(keys), now) == twin.get(packed(keys), now)
+        kernel._verify()  # type: ignore[attr-defined]  # not part of the face
+        kernel.maintain(now, dice.randrange(lines))
+        grown = grown or kernel.stats()["growth_steps"] > 0
+    assert grown
