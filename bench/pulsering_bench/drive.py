@@ -87,7 +87,7 @@ class Closed:
     @property
     def per_server_s(self) -> float:
         """Users a second of the server's own CPU."""
-        return self.users / max(self.server.cpu_s, 1e-9)
+        return self.users / self.server.cpu_s
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,10 @@ BUSY_SHARE: Final = 0.9
 """Of the time by the clock, above which a side had work all the time, but for rounding."""
 
 
+LEAST_S: Final = 0.001
+"""What a side counts as having used at least: the system books at its ticks, which are milliseconds apart."""
+
+
 class Cpu(NamedTuple):
     """Seconds that threads ran, and that they were ready but waited for a core."""
 
@@ -125,7 +129,7 @@ class Watch:
         after = cpu_of(self._server), cpu_of((os.getpid(),))
         shares = [
             Share(
-                max(0.0, now.ran_s - was.ran_s),
+                max(LEAST_S, now.ran_s - was.ran_s),
                 (now.ran_s + now.waited_s - was.ran_s - was.waited_s) / wall,
             )
             for was, now in zip(self._before, after, strict=True)

@@ -13,7 +13,7 @@ from pulsering_bench.drive import Closed, limit_of
 from pulsering_bench.figures import WANTED, measure_of, ratios_of, verdict_of
 from pulsering_bench.publish import BLOCKS, main, published
 from pulsering_bench.report import html_of, text_of
-from pulsering_bench.usage import Share
+from pulsering_bench.usage import Share, Watch
 
 
 def run_of(users_per_cpu_s: float, *, server: float = 1.0, generator: float = 0.3, wrong: int = 0) -> Closed:
@@ -234,3 +234,9 @@ def test_no_verdict_where_other_work_had_the_core() -> None:
     shaken["peers"]["pulsering"]["raw"] = other["raw"]
     found = {change.name: change.verdict for change in changes_of(old, shaken)}
     assert found["raw refresh"] == "no verdict"
+
+
+def test_what_was_too_short_to_be_booked_still_has_a_rate() -> None:
+    _, server, generator = Watch([]).stop()
+    assert server.cpu_s > 0
+    assert generator.cpu_s > 0
