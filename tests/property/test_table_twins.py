@@ -141,7 +141,10 @@ def test_layouts_of_large_tables_grow_and_shrink_too(shift: int, lines: int) -> 
     """Where mixed keys have ``64 - shift`` bits, a small table can have the lines of one of ``2^shift``."""
     dice = random.Random(shift * lines)
     keys = [unmixed(dice.getrandbits(64 - shift) << shift) for _ in range(lines * 60)]
-    kernel, twin = _table.Table(ttl_ms=1_000, _lines=lines, _shift=shift), _table_reference.Table(ttl_ms=1_000)
+    kernel, twin = (
+        _table.Table(ttl_ms=1_000, _lines=lines, _shift=shift),
+        _table_reference.Table(ttl_ms=1_000),
+    )
     now, grown = 0, False
     while not kernel.stats()["shrink_steps"]:
         now += dice.randrange(30)
