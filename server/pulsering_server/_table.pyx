@@ -788,7 +788,6 @@ cdef class Table:
         """Write a line of the new order, ``fresh`` if it holds nobody yet; who does not fit finds a place."""
         cdef uint8_t* line = self._base + at * LINE
         cdef int i = 0
-        cdef uint8_t code
         cdef Place place
         if fresh:
             i = min(filling.number, capacity(self._new.kind))
@@ -797,9 +796,8 @@ cdef class Table:
         if filling.far:
             line[META] |= ANNEX
         while i < filling.number:
-            code = filling.codes[i]
             place_of(self, mixed_at(&self._new, first_of(&self._new, at), filling.rests[i]), &place)
-            self._insert(&place, code, self._rank[code], True)
+            self._insert(&place, filling.codes[i], self._rank[filling.codes[i]], True)
             i += 1
         filling.number = 0
         filling.far = False
