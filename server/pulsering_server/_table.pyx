@@ -27,8 +27,8 @@ from pulsering_server._geometry cimport (
     Geometry, first_of, full_percent, geometry_of, growth_of, home_of, key_of, mixed_at, mixed_of,
 )
 from pulsering_server._line cimport (
-    ANNEX, FLAGS, LINE, META, NEXT, capacity, clear, drop, drop_guest, empty_native, fetch, fill, find, guests,
-    load64, put, rest_at, set_guests, settle, take, wide,
+    ANNEX, FLAGS, LINE, META, NEXT, capacity, clear, drop, drop_guest, empty_native, fetch, fill, find,
+    guests, load64, put, rest_at, set_guests, settle, take, wide,
 )
 
 import os as _os
