@@ -57,6 +57,7 @@ cdef enum:
     AHEAD = 32  # how many keys before its turn a key's lines are fetched; a power of 2
     PEEK = 8  # how many keys before its turn a new user's home is looked at
     FETCH_LINES = 16  # how many lines ahead a pass over lines fetches
+    PULLED = 24  # of a new line's 48 places, to leave the two homes that feed it 11 each
     REACH = 8  # lines that may hand an entry on before it goes to the annex
     BLOCK_LINES = 32768  # 2 MiB, the unit of sweeping and of giving back
     LINES_START = 1024
@@ -1002,7 +1003,7 @@ cdef class Table:
             if rank > 0:
                 mixed = keys_in(hit.cell)[hit.i]
                 if fillings != NULL:
-                    settled = self._fill_in(fillings, mixed, self._code(rank), 48)
+                    settled = self._fill_in(fillings, mixed, self._code(rank), PULLED)
                 else:
                     place_of(self, mixed, &place)
                     settled = self._settle(&place, self._code(rank))

@@ -222,7 +222,8 @@ class Table:
         counts = [0] * (max(owned, default=-1) + 1)
         for spoke in self._spokes.values():
             for group, users in spoke.items():
-                counts[group] += users
+                if users:  # a group that is named no more may stand there with nobody
+                    counts[group] += users
         return counts
 
     # -- writing ---------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 import random
 from array import array
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -158,3 +160,23 @@ def test_layouts_of_large_tables_grow_and_shrink_too(shift: int, lines: int) -> 
         kernel.maintain(now, dice.randrange(lines))
         grown = grown or kernel.stats()["growth_steps"] > 0
     assert grown
+
+
+@pytest.mark.parametrize("number", [300, 1_000, 4_000])
+def test_ids_that_crowd_into_few_lines_are_all_kept_while_it_grows(number: int) -> None:
+    """More of them come back from the annex at once than a line of the new order has places."""
+    keys = [int.from_bytes((i * SPREAD % 2**64).to_bytes(8, "little"), "big") for i in range(number)]
+    kernel, twin = _table.Table(ttl_ms=1_000, _lines=2), _table_reference.Table(ttl_ms=1_000)
+    assert kernel.heartbeat(packed(keys), 0) == twin.heartbeat(packed(keys), 0)
+    assert kernel.get(packed(keys), 0) == twin.get(packed(keys), 0)
+    kernel._verify()  # type: ignore[attr-defined]  # not part of the face
+
+
+@pytest.mark.parametrize("make", [_table.Table, _table_reference.Table])
+def test_a_group_without_users_that_is_named_no_more_is_not_counted(make: Callable[..., Any]) -> None:
+    table = make(ttl_ms=1_000)
+    table.set_slots(array("H", [3] * SLOTS).tobytes(), bytes(SLOTS), 0)
+    table.heartbeat(packed([1]), 0)
+    table.leave(packed([1]), 0)
+    table.set_slots(array("H", [0] * SLOTS).tobytes(), bytes(SLOTS), 0)
+    assert sum(table.count(0)) == 0
