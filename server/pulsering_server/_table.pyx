@@ -57,7 +57,7 @@ cdef enum:
     AHEAD = 32  # how many keys before its turn a key's lines are fetched; a power of 2
     PEEK = 8  # how many keys before its turn a new user's home is looked at
     FETCH_LINES = 16  # how many lines ahead a pass over lines fetches
-    PULLED = 24  # of a new line's 48 places, to leave the two homes that feed it 11 each
+    PULLED = 24  # the annex fills so many of a new line's 48 places: the next home may bring 2 * 11
     REACH = 8  # lines that may hand an entry on before it goes to the annex
     BLOCK_LINES = 32768  # 2 MiB, the unit of sweeping and of giving back
     LINES_START = 1024
