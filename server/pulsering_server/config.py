@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from pulsering import limits
 from pulsering.topology import Node, Topology
+from pulsering_server.config_admin import admin_problems
 from pulsering_server.config_cores import (
     Shard,
     core_problems,
@@ -28,6 +29,7 @@ from pulsering_server.config_document import TEXT_BYTES_MAX, Document, Path, rea
 from pulsering_server.config_errors import ConfigErrors, Position, Problem
 from pulsering_server.config_schema import (
     Address,
+    AdminConfig,
     ClusterFile,
     LimitsConfig,
     NodeConfig,
@@ -172,6 +174,10 @@ def _message(kind: str, facts: dict[str, Any], value: object, fallback: str, pat
             return f"{value} is too small: must be at least {facts['ge']}"
         case "less_than_equal":
             return f"{value} is too large: must be at most {facts['le']}"
+        case "bool_type":
+            return f"expected true or false, found {_kind(value)}"
+        case "string_too_short":
+            return "expected text, found nothing between the quotes"
         case "literal_error":
             return f"expected {facts['expected']}, found {_kind(value)}"
         case "too_short":
@@ -191,6 +197,7 @@ def _cross_problems(document: Document) -> Iterator[Problem]:
     nodes = list(entries) if isinstance(entries, tuple) else []
     yield from _duplicates(document, nodes)
     yield from core_problems(document, nodes)
+    yield from admin_problems(document, nodes)
     if document.broken_at is None:
         yield from _replica_problems(document, root.get("replicas", 2), nodes)
     yield from _limit_problems(document, root.get("limits", {}), nodes)
@@ -277,6 +284,8 @@ def _section(path: Path) -> type[BaseModel]:
     """Return the model of the mapping at ``path``."""
     if path[:1] == ("limits",):
         return LimitsConfig
+    if path[:1] == ("admin",):
+        return AdminConfig
     return NodeConfig if path[:1] == ("nodes",) else ClusterFile
 
 
@@ -302,6 +311,7 @@ def _hint(key: str, model: type[BaseModel]) -> str:
     for section, place in (
         (ClusterFile, "at the top"),
         (LimitsConfig, "in 'limits'"),
+        (AdminConfig, "in 'admin'"),
         (NodeConfig, "in 'nodes'"),
     ):
         if section is not model and key in _keys(section):

@@ -10,7 +10,7 @@ that come of it clash with nobody's, that they fit, and that each share is enoug
 """
 
 from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from pulsering import limits
 from pulsering_server.config_document import Document
@@ -19,6 +19,7 @@ from pulsering_server.config_schema import (
     BUFFERS_BYTES_MIN,
     CORES_MAX,
     MEMORY_BYTES_MIN,
+    PORT_MAX,
     Address,
     LimitsConfig,
     NodeConfig,
@@ -28,15 +29,14 @@ from pulsering_server.units import format_size
 
 __all__ = ["Shard", "core_problems", "shards_of", "share_of", "share_problems"]
 
-PORT_MAX: Final = 65535
-
-
 class Shard(NamedTuple):
     """One core of a node: a node of the topology, and a process."""
 
     name: str
     address: Address
     node: NodeConfig
+    admin: Address | None = None
+    """Where it answers HTTP, if it does; port 0 is any free one."""
 
 
 def shard_name(node_name: str, core: int, cores: int) -> str:
@@ -46,11 +46,19 @@ def shard_name(node_name: str, core: int, cores: int) -> str:
 
 def shards_of(node: NodeConfig) -> tuple[Shard, ...]:
     """Return the cores of a node, in the order of their ports."""
-    host, port = node.address
     return tuple(
-        Shard(shard_name(node.name, core, node.cores), Address(host, port + core), node)
+        Shard(
+            shard_name(node.name, core, node.cores),
+            _at_core(node.address, core),
+            node,
+            None if node.admin is None else _at_core(node.admin, core),
+        )
         for core in range(node.cores)
     )
+
+
+def _at_core(first: Address, core: int) -> Address:
+    return Address(first.host, first.port + core if first.port else 0)
 
 
 def share_of(limit: LimitsConfig, cores: int) -> LimitsConfig:

@@ -44,6 +44,9 @@ FRAME_BYTES_MIN: Final = HELLO_FRAME_BYTES_MAX
 USERS_MAX: Final = 1 << 40
 BUFFERS_BYTES_MIN: Final = 1 << 20
 BUFFERS_BYTES_MAX: Final = 1 << 40
+PORT_MAX: Final = 65535
+ADMIN_HOST: Final = "127.0.0.1"
+"""Where the admin port of a node is when the file gives a number alone: for this machine only."""
 CORES_MAX: Final = 256
 """More than any machine that is one failure domain should hold of a cluster."""
 
@@ -61,41 +64,57 @@ class Address(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def parse_address(value: object) -> Address:
-    """Return the host (lower case) and port of ``host:port``; ``ValueError`` says what is wrong."""
+def parse_address(value: object, *, listening: bool = False) -> Address:
+    """Return the host (lower case) and port of ``host:port``; ``ValueError`` says what is wrong.
+
+    One that is only for ``listening`` may be any address of the machine, or port 0.
+    """
     if not isinstance(value, str):
         raise ValueError("expected host:port, such as 10.0.0.1:7400")
     if "://" in value:
         raise ValueError("expected host:port without a scheme, such as 10.0.0.1:7400")
     if match := re.fullmatch(r"\[(.*)\](?::(.*))?", value):
-        host, port = _ipv6(match[1]), match[2]
+        host, port = _ipv6(match[1], listening), match[2]
     elif value.count(":") > 1:
         raise ValueError('an IPv6 address needs brackets and quotes, as in "[::1]:7400"')
     else:
         host, _, port = value.partition(":")
-        host = _ipv4_or_name(host)
+        host = _ipv4_or_name(host, listening)
     if not port:
         raise ValueError(f"no port: expected host:port, as in {Address(host, 7400)}")
     if not re.fullmatch(r"[0-9]{1,9}", port):
         raise ValueError(f"bad port '{port[:40]}': must be a number from 1 to 65535")
-    if int(port) == 0:
+    if int(port) == 0 and not listening:
         raise ValueError("port 0 has no meaning to clients; 'pulsering serve --port 0' takes any free port")
-    if int(port) > 65535:
-        raise ValueError(f"bad port {port}: must be from 1 to 65535")
+    if int(port) > PORT_MAX:
+        raise ValueError(f"bad port {port}: must be from 1 to {PORT_MAX}")
     return Address(host, int(port))
 
 
-def _ipv6(text: str) -> str:
+def parse_admin(value: object) -> Address | None:
+    """Return where ``admin`` of a node listens: a port on loopback, ``host:port``, or nowhere for ``off``."""
+    if value == "off":
+        return None
+    if isinstance(value, str) and ":" in value:
+        return parse_address(value, listening=True)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError("expected a port such as 8400 (0: any free one), host:port, or off")
+    if not 0 <= value <= PORT_MAX:
+        raise ValueError(f"bad port {value}: must be from 0 (any free one) to {PORT_MAX}")
+    return Address(ADMIN_HOST, value)
+
+
+def _ipv6(text: str, listening: bool) -> str:
     try:
         address = ipaddress.IPv6Address(text)
     except ValueError:
         raise ValueError(f"bad IPv6 address '{text[:60]}'") from None
-    if address.is_unspecified:
+    if address.is_unspecified and not listening:
         raise ValueError("[::] is no address that clients can reach; name one of this node's own")
     return str(address)
 
 
-def _ipv4_or_name(text: str) -> str:
+def _ipv4_or_name(text: str, listening: bool) -> str:
     if not text:
         raise ValueError("no host: expected host:port, such as 10.0.0.1:7400")
     if re.fullmatch(r"[0-9.]+", text):
@@ -103,7 +122,7 @@ def _ipv4_or_name(text: str) -> str:
             address = ipaddress.IPv4Address(text)
         except ValueError:
             raise ValueError(f"bad IPv4 address '{text[:60]}'") from None
-        if address.is_unspecified:
+        if address.is_unspecified and not listening:
             raise ValueError("0.0.0.0 is no address that clients can reach; name one of this node's own")
         return str(address)
     if len(text) > 253 or not all(
@@ -148,6 +167,9 @@ def _absent_is_empty(value: object) -> object:
 
 _TEXT_WITH_UNIT: Final = WithJsonSchema({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?[A-Za-z]+$"})
 _ADDRESS_SCHEMA: Final = WithJsonSchema({"type": "string", "examples": ["10.0.0.1:7400", "[::1]:7400"]})
+_ADMIN_SCHEMA: Final = WithJsonSchema(
+    {"type": ["integer", "string"], "examples": [8400, 0, "10.0.0.1:8400", "off"]}
+)
 _SEED_SCHEMA: Final = WithJsonSchema({"type": ["integer", "string"], "examples": [0, "0x9f3c21aa"]})
 
 ClusterName = Annotated[str, StringConstraints(pattern=rf"^[a-z0-9-]{{1,{NAME_BYTES_MAX}}}$")]
@@ -195,6 +217,15 @@ class LimitsConfig(_Section):
     )
 
 
+class AdminConfig(_Section):
+    """``admin``: who may read and steer nodes over HTTP. Where they listen for it, ``nodes`` say."""
+
+    token_file: Annotated[str, StringConstraints(min_length=1)] | None = Field(
+        None, description="file whose first line is the token; relative to this file"
+    )
+    insecure_no_token: bool = Field(False, description="listen beyond loopback without a token")
+
+
 class NodeConfig(_Section):
     """One entry of ``nodes``."""
 
@@ -209,6 +240,9 @@ class NodeConfig(_Section):
         1, ge=1, le=WEIGHT_MAX, description="share of the users of each core, relative to the others"
     )
     zone: Zone = Field("", description="replicas go to different zones where there are enough")
+    admin: Annotated[Address | None, _checked(parse_admin), _ADMIN_SCHEMA] = Field(
+        None, description="port or host:port of metrics, health and status over HTTP; each core has one"
+    )
 
 
 class ClusterFile(_Section):
@@ -233,6 +267,9 @@ class ClusterFile(_Section):
     )
     limits: Annotated[LimitsConfig, BeforeValidator(_absent_is_empty)] = Field(
         default_factory=LimitsConfig.model_construct, description="of each node, shared by its cores"
+    )
+    admin: Annotated[AdminConfig, BeforeValidator(_absent_is_empty)] = Field(
+        default_factory=AdminConfig.model_construct, description="who may read and steer nodes over HTTP"
     )
     nodes: tuple[NodeConfig, ...] = Field(
         min_length=1, max_length=NODES_MAX, description="who is in it: a list of names and addresses"
