@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from pulsering_server.config_cores import cores_of
 from pulsering_server.config_document import Document
 from pulsering_server.config_errors import Problem
-from pulsering_server.config_schema import PORT_MAX, Address, parse_address, parse_admin
+from pulsering_server.config_values import PORT_MAX, Address, parse_address, parse_admin
 
 __all__ = ["admin_problems", "is_any", "is_loopback"]
 

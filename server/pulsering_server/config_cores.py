@@ -19,15 +19,14 @@ from pulsering_server.config_schema import (
     BUFFERS_BYTES_MIN,
     CORES_MAX,
     MEMORY_BYTES_MIN,
-    PORT_MAX,
-    Address,
     LimitsConfig,
     NodeConfig,
-    parse_address,
 )
+from pulsering_server.config_values import PORT_MAX, Address, parse_address
 from pulsering_server.units import format_size
 
 __all__ = ["Shard", "core_problems", "shards_of", "share_of", "share_problems"]
+
 
 class Shard(NamedTuple):
     """One core of a node: a node of the topology, and a process."""

@@ -19,7 +19,7 @@ from ruamel.yaml.error import MarkedYAMLError
 from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.reader import ReaderError
 
-from pulsering_server.config_errors import Position, Problem
+from pulsering_server.config_errors import Position, Problem, look_alike
 
 # A thousand nodes are 80 KB, and the parser is slow: 1 MiB is the most that still loads in seconds.
 TEXT_BYTES_MAX: Final = 1 << 20
@@ -42,11 +42,28 @@ class Document:
     problems: list[Problem] = field(default_factory=list)
     broken_at: int | None = None
     """The line of the syntax error that ended parsing; what is missing after it may be there."""
+    outside: dict[Position, str] = field(default_factory=dict)
+    """What was written for each value that does not come from the file."""
 
-    def problem(self, message: str, position: Position) -> Problem:
+    def problem(self, message: str, position: Position, *, warning: bool = False) -> Problem:
         """Return a problem that shows the source line it is about."""
-        in_file = 1 <= position.line <= len(self.lines)
-        return Problem(message, position, self.lines[position.line - 1] if in_file else "")
+        in_file = not position.source and 1 <= position.line <= len(self.lines)
+        line = self.lines[position.line - 1] if in_file else self.outside.get(position, "")
+        return Problem(message, position, line, warning=warning)
+
+    def override(self, path: Path, value: "Plain", position: Position, line: str) -> None:
+        """Put a value from outside the file in place of its own, unless there is no mapping to put it in."""
+        where = self.root
+        for step in path[:-1]:
+            if not isinstance(where, dict):
+                return
+            if where.get(str(step)) is None:
+                where[str(step)] = {}
+            where = where[str(step)]
+        if isinstance(where, dict):
+            where[str(path[-1])] = value
+            self.values[path] = self.keys[path] = position
+            self.outside[position] = line
 
     def nearest(self, path: Path) -> Position:
         """Return where the value at ``path`` stands, or the closest thing around it."""
@@ -204,17 +221,26 @@ class _Builder:
 
     def _scalar(self, event: Any) -> Plain:
         text = str(event.value)
-        tag = str(self._resolve(ScalarNode, text, event.implicit)).rpartition(":")[2]
-        try:
-            if tag == "int" and len(text) <= _NUMBER_WIDTH_MAX:
-                return _integer(text)
-            if tag == "float" and len(text) <= _NUMBER_WIDTH_MAX:
-                return float(text.replace("_", ""))
-        except ValueError:
-            return text
-        if tag == "bool":
-            return text.lower() == "true"
-        return None if tag == "null" else text
+        return _plain(text, str(self._resolve(ScalarNode, text, event.implicit)))
+
+
+def plain_of(text: str) -> Plain:
+    """Return what ``text`` would mean as a value of a file, outside quotes."""
+    return _plain(text, str(YAML(typ="safe", pure=True).resolver.resolve(ScalarNode, text, (True, False))))
+
+
+def _plain(text: str, tag: str) -> Plain:
+    kind = tag.rpartition(":")[2]
+    try:
+        if kind == "int" and len(text) <= _NUMBER_WIDTH_MAX:
+            return _integer(text)
+        if kind == "float" and len(text) <= _NUMBER_WIDTH_MAX:
+            return float(text.replace("_", ""))
+    except ValueError:
+        return text
+    if kind == "bool":
+        return text.lower() == "true"
+    return None if kind == "null" else text
 
 
 def render_path(path: Path) -> str:
@@ -264,17 +290,21 @@ def _explain(error: MarkedYAMLError, lines: list[str]) -> Iterator[tuple[str, Po
             yield "a merge conflict left over", opened
         else:
             truncated = "" if any(lines[opened.line :]) else " (is the file truncated?)"
-            yield f"a line without ': ': expected 'key: value'{truncated}", opened
+            yield f"a line without ': ': expected 'key: value'{truncated}{look_alike(opening)}", opened
     elif re.match(r"[^#]*:\s*\[[0-9A-Fa-f:.]+\]:", line):
         yield 'an IPv6 address needs quotes here, as in "[::1]:7400"', at
     elif "mapping values are not allowed" in what:
         yield "a ':' where a value cannot have one: check the indentation, or put the value in quotes", at
     elif match := re.search(r"expected <block end>, but found '([]},])'", what):
         yield f"a '{match[1]}' too many", at
-    elif "expected <block end>" in what:
+    elif re.match(r"[+-][A-Za-z]", line) and "expected" in what:
+        yield f"a '{line[0]}' before a key: a patch left over?", at
+    elif "expected <block end>" in what or "expected '<document start>'" in what:
         yield "does not line up with the lines before it: check the indentation", at
     elif match := re.search(r"found character '(.)' that cannot start", what):
         yield f"a value cannot start with '{match[1]}': put it in quotes", at
+    elif match := re.match(r"expected ',' or '([]}])', but got", what):
+        yield f"a ',' or '{match[1]}' is missing before this", at
     else:
         yield f"not valid YAML: {what}", at
 

@@ -15,7 +15,8 @@ Output is bounded and printable whatever the file holds: long lines are cut arou
 characters become spaces or escapes, and after ``PROBLEMS_SHOWN_MAX`` the rest is counted.
 """
 
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,28 +28,39 @@ MESSAGE_WIDTH_MAX: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A place in a file. Both numbers count from 1, as editors do."""
+    """A place in a file. Both numbers count from 1, as editors do.
+
+    ``source`` is what it is in when not in the file: the environment, or a command line. Its lines are then
+    numbered as they come, and the numbers not shown.
+    """
 
     line: int
     column: int
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is wrong: the message, its position (None: the file as a whole) and the source line."""
+    """One thing that is wrong: the message, its position (None: the file as a whole) and the source line.
+
+    A ``warning`` is something that may be meant so, and stops nothing.
+    """
 
     message: str
     position: Position | None = None
     source: str = ""
+    warning: bool = False
 
     def render(self, file: str) -> str:
         """Return one line, or three with the source line and a caret under the column."""
+        kind = "warning" if self.warning else "error"
         message = printable(self.message)
         if len(message) > MESSAGE_WIDTH_MAX:
             message = message[: MESSAGE_WIDTH_MAX - 3] + "..."
         if self.position is None:
-            return f"{file}: error: {message}"
-        head = f"{file}:{self.position.line}:{self.position.column}: error: {message}"
+            return f"{file}: {kind}: {message}"
+        where = self.position.source or f"{file}:{self.position.line}:{self.position.column}"
+        head = f"{where}: {kind}: {message}"
         if not self.source.strip():
             return head
         column = min(self.position.column - 1, len(self.source))
@@ -65,15 +77,35 @@ class ConfigErrors(ValueError):
     def __init__(self, file: str, problems: Iterable[Problem]) -> None:
         """Keep the problems in file order; those about the file as a whole come first."""
         self.file = file
-        self.problems = tuple(sorted(problems, key=_in_file_order))
+        self.problems = in_file_order(problems)
         super().__init__(file, self.problems)
 
     def __str__(self) -> str:
         """Return every problem with its source line and caret."""
-        shown = [problem.render(self.file) for problem in self.problems[:PROBLEMS_SHOWN_MAX]]
-        if len(self.problems) > PROBLEMS_SHOWN_MAX:
-            shown.append(f"{self.file}: error: and {len(self.problems) - PROBLEMS_SHOWN_MAX} more")
-        return "\n".join(shown)
+        return render(self.file, self.problems)
+
+
+def render(file: str, problems: Sequence[Problem]) -> str:
+    """Return what an operator should read of ``problems``: each with its line and caret, the rest counted."""
+    shown = [problem.render(file) for problem in problems[:PROBLEMS_SHOWN_MAX]]
+    if len(problems) > PROBLEMS_SHOWN_MAX:
+        kind = "warning" if problems[-1].warning else "error"
+        shown.append(f"{file}: {kind}: and {len(problems) - PROBLEMS_SHOWN_MAX} more")
+    return "\n".join(shown)
+
+
+def in_file_order(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Return problems in the order of their lines; those about the file as a whole come first."""
+    return tuple(sorted(problems, key=_in_file_order))
+
+
+def look_alike(text: str) -> str:
+    """Return what is odd about a letter that an eye takes for another: pasted from a chat, or a document."""
+    odd = next((letter for letter in text if not letter.isascii()), None)
+    if odd is None:
+        return ""
+    name = unicodedata.name(odd, "character unknown").lower()
+    return f"; its '{odd}' is a {name}" if odd.isprintable() else f"; it has a {name}"
 
 
 def printable(text: str) -> str:
@@ -81,5 +113,6 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def _in_file_order(problem: Problem) -> tuple[int, int]:
-    return (problem.position.line, problem.position.column) if problem.position else (0, 0)
+def _in_file_order(problem: Problem) -> tuple[str, int, int]:
+    at = problem.position
+    return ("", 0, 0) if at is None else (at.source, at.line, at.column)

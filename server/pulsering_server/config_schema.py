@@ -1,17 +1,19 @@
 """What ``cluster.yaml`` may say: one model a section, one field a key, its bounds and its default.
 
 The models are frozen and refuse keys they do not know; bounds that the protocol shares come from
-``pulsering.limits``. A model checks one value at a time; what holds between values is in ``config``. Field
-names end in their unit where the file's own key leaves the unit to the value (``ttl: 20s`` is ``ttl_ms``).
+``pulsering.limits``. A model checks one value at a time; what holds between values is in ``config_checks``.
+Field names end in their unit where the file's own key leaves the unit to the value (``ttl: 20s`` is
+``ttl_ms``).
+
+A field says everything about its key, once: what it is for (up to the first full stop also in errors), and
+when a change of it counts (``RELOAD``, ``RESTART`` or ``RESTART_ALL``, and whether it moves users). Editors,
+``config init``, ``show``, ``diff`` and docs/configuration.md are made from that.
 """
 
-import ipaddress
-import re
-from collections.abc import Callable
-from typing import Annotated, Any, Final, Literal, NamedTuple
+from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic.config import JsonDict
 
 from pulsering.limits import (
     BUFFERS_BYTES,
@@ -34,7 +36,17 @@ from pulsering.limits import (
     TTL_MS_MIN,
     WEIGHT_MAX,
 )
-from pulsering_server.units import UnitError, parse_duration_ms, parse_size
+from pulsering_server.config_values import (
+    ADDRESS_SCHEMA,
+    ADMIN_SCHEMA,
+    SEED_SCHEMA,
+    Address,
+    Quantity,
+    before,
+    parse_address,
+    parse_admin,
+    parse_seed,
+)
 
 MEMORY_BYTES: Final = 1 << 30
 """The table of a node by default: about 100 million users, and no surprise on a small machine."""
@@ -44,120 +56,18 @@ FRAME_BYTES_MIN: Final = HELLO_FRAME_BYTES_MAX
 USERS_MAX: Final = 1 << 40
 BUFFERS_BYTES_MIN: Final = 1 << 20
 BUFFERS_BYTES_MAX: Final = 1 << 40
-PORT_MAX: Final = 65535
-ADMIN_HOST: Final = "127.0.0.1"
-"""Where the admin port of a node is when the file gives a number alone: for this machine only."""
 CORES_MAX: Final = 256
 """More than any machine that is one failure domain should hold of a cluster."""
 
-_HOST_LABEL: Final = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
-
-
-class Address(NamedTuple):
-    """Where clients reach a node. IPv6 hosts are kept without brackets."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        """Return ``host:port`` as the file has it."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-
-def parse_address(value: object, *, listening: bool = False) -> Address:
-    """Return the host (lower case) and port of ``host:port``; ``ValueError`` says what is wrong.
-
-    One that is only for ``listening`` may be any address of the machine, or port 0.
-    """
-    if not isinstance(value, str):
-        raise ValueError("expected host:port, such as 10.0.0.1:7400")
-    if "://" in value:
-        raise ValueError("expected host:port without a scheme, such as 10.0.0.1:7400")
-    if match := re.fullmatch(r"\[(.*)\](?::(.*))?", value):
-        host, port = _ipv6(match[1], listening), match[2]
-    elif value.count(":") > 1:
-        raise ValueError('an IPv6 address needs brackets and quotes, as in "[::1]:7400"')
-    else:
-        host, _, port = value.partition(":")
-        host = _ipv4_or_name(host, listening)
-    if not port:
-        raise ValueError(f"no port: expected host:port, as in {Address(host, 7400)}")
-    if not re.fullmatch(r"[0-9]{1,9}", port):
-        raise ValueError(f"bad port '{port[:40]}': must be a number from 1 to 65535")
-    if int(port) == 0 and not listening:
-        raise ValueError("port 0 has no meaning to clients; 'pulsering serve --port 0' takes any free port")
-    if int(port) > PORT_MAX:
-        raise ValueError(f"bad port {port}: must be from 1 to {PORT_MAX}")
-    return Address(host, int(port))
-
-
-def parse_admin(value: object) -> Address | None:
-    """Return where ``admin`` of a node listens: a port on loopback, ``host:port``, or nowhere for ``off``."""
-    if value == "off":
-        return None
-    if isinstance(value, str) and ":" in value:
-        return parse_address(value, listening=True)
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise ValueError("expected a port such as 8400 (0: any free one), host:port, or off")
-    if not 0 <= value <= PORT_MAX:
-        raise ValueError(f"bad port {value}: must be from 0 (any free one) to {PORT_MAX}")
-    return Address(ADMIN_HOST, value)
-
-
-def _ipv6(text: str, listening: bool) -> str:
-    try:
-        address = ipaddress.IPv6Address(text)
-    except ValueError:
-        raise ValueError(f"bad IPv6 address '{text[:60]}'") from None
-    if address.is_unspecified and not listening:
-        raise ValueError("[::] is no address that clients can reach; name one of this node's own")
-    return str(address)
-
-
-def _ipv4_or_name(text: str, listening: bool) -> str:
-    if not text:
-        raise ValueError("no host: expected host:port, such as 10.0.0.1:7400")
-    if re.fullmatch(r"[0-9.]+", text):
-        try:
-            address = ipaddress.IPv4Address(text)
-        except ValueError:
-            raise ValueError(f"bad IPv4 address '{text[:60]}'") from None
-        if address.is_unspecified and not listening:
-            raise ValueError("0.0.0.0 is no address that clients can reach; name one of this node's own")
-        return str(address)
-    if len(text) > 253 or not all(
-        _HOST_LABEL.fullmatch(label) for label in text.removesuffix(".").split(".")
-    ):
-        raise ValueError(f"bad host name '{text[:60]}'")
-    return text.lower()
-
-
-def _checked(parse: Callable[[object], Any]) -> BeforeValidator:
-    """Return a validator whose message is that of ``parse``, word for word."""
-
-    def validate(value: object) -> Any:
-        try:
-            return parse(value)
-        except (UnitError, ValueError) as error:
-            raise PydanticCustomError("pulsering", "{why}", {"why": str(error)}) from None
-
-    return BeforeValidator(validate)
-
-
-def _duration(low_ms: int, high_ms: int) -> BeforeValidator:
-    return _checked(lambda value: parse_duration_ms(value, low_ms, high_ms))
-
-
-def _size(low: int, high: int) -> BeforeValidator:
-    return _checked(lambda value: parse_size(value, low, high))
-
-
-def _parse_seed(value: object) -> int:
-    if isinstance(value, str) and re.fullmatch(r"(0[xX])?[0-9A-Fa-f]{1,16}", value):
-        return int(value, 16)
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 64:
-        return value
-    raise ValueError("must be a number from 0 to 2^64-1, or its hexadecimal text such as '0x9f3c21aa'")
+RELOAD: Final[JsonDict] = {"x-change": "reload"}
+"""A running node follows it at once."""
+RELOAD_MOVES: Final[JsonDict] = {"x-change": "reload", "x-moves": True}
+RESTART: Final[JsonDict] = {"x-change": "restart"}
+"""A node takes it up at its next start; the other nodes do not mind."""
+RESTART_MOVES: Final[JsonDict] = {"x-change": "restart", "x-moves": True}
+RESTART_ALL: Final[JsonDict] = {"x-change": "restart of every node"}
+"""Running nodes refuse a file in which it has changed."""
+RESTART_ALL_MOVES: Final[JsonDict] = {"x-change": "restart of every node", "x-moves": True}
 
 
 def _absent_is_empty(value: object) -> object:
@@ -165,12 +75,8 @@ def _absent_is_empty(value: object) -> object:
     return {} if value is None else value
 
 
-_TEXT_WITH_UNIT: Final = WithJsonSchema({"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)? ?[A-Za-z]+$"})
-_ADDRESS_SCHEMA: Final = WithJsonSchema({"type": "string", "examples": ["10.0.0.1:7400", "[::1]:7400"]})
-_ADMIN_SCHEMA: Final = WithJsonSchema(
-    {"type": ["integer", "string"], "examples": [8400, 0, "10.0.0.1:8400", "off"]}
-)
-_SEED_SCHEMA: Final = WithJsonSchema({"type": ["integer", "string"], "examples": [0, "0x9f3c21aa"]})
+SECTION: Final = BeforeValidator(_absent_is_empty)
+"""Marks a mapping of keys of its own, each of which a node's environment may override."""
 
 ClusterName = Annotated[str, StringConstraints(pattern=rf"^[a-z0-9-]{{1,{NAME_BYTES_MAX}}}$")]
 NodeName = Annotated[str, StringConstraints(pattern=rf"^[A-Za-z0-9._-]{{1,{NAME_BYTES_MAX}}}$")]
@@ -184,36 +90,62 @@ class _Section(BaseModel):
 class LimitsConfig(_Section):
     """``limits``: what one node may use and accept, whatever its peers do."""
 
-    memory_bytes: Annotated[int, _size(MEMORY_BYTES_MIN, MEMORY_BYTES_MAX), _TEXT_WITH_UNIT] = Field(
-        MEMORY_BYTES, alias="memory", description="the table of users; beyond it new users are refused"
+    memory_bytes: Annotated[int, Quantity("size", MEMORY_BYTES_MIN, MEMORY_BYTES_MAX)] = Field(
+        MEMORY_BYTES,
+        alias="memory",
+        description="The table of users, 6 to 9 bytes each. When it is full, new users are refused, and"
+        " those known stay.",
+        json_schema_extra=RESTART,
     )
     users: Annotated[int, Field(ge=1, le=USERS_MAX)] | None = Field(
-        None, description="users a node holds at most; without it, what its memory holds"
+        None,
+        description="Users a node holds at most. Without it, as many as its memory holds.",
+        examples=[100_000_000],
+        json_schema_extra=RESTART,
     )
-    connections: int = Field(CONNECTIONS, ge=1, le=1_000_000, description="open connections")
-    frame_bytes: Annotated[int, _size(FRAME_BYTES_MIN, FRAME_BYTES_MAX), _TEXT_WITH_UNIT] = Field(
-        FRAME_BYTES_MAX, alias="frame", description="one request or reply"
+    connections: int = Field(
+        CONNECTIONS,
+        ge=1,
+        le=1_000_000,
+        description="Open connections. Each takes a file descriptor (ulimit -n) of the node's process.",
+        json_schema_extra=RESTART,
+    )
+    frame_bytes: Annotated[int, Quantity("size", FRAME_BYTES_MIN, FRAME_BYTES_MAX)] = Field(
+        FRAME_BYTES_MAX, alias="frame", description="One request or reply.", json_schema_extra=RESTART
     )
     keys_per_frame: int = Field(
-        KEYS_PER_FRAME, ge=1, le=KEYS_PER_FRAME_MAX, description="users in one request"
+        KEYS_PER_FRAME,
+        ge=1,
+        le=KEYS_PER_FRAME_MAX,
+        description="Users in one request. Clients are told, and cut their calls accordingly.",
+        json_schema_extra=RESTART,
     )
     in_flight: int = Field(
-        IN_FLIGHT_MAX, ge=1, le=IN_FLIGHT_MAX, description="unanswered requests a connection"
+        IN_FLIGHT_MAX,
+        ge=1,
+        le=IN_FLIGHT_MAX,
+        description="Unanswered requests a connection.",
+        json_schema_extra=RESTART,
     )
-    output_pause_bytes: Annotated[int, _size(1 << 12, 1 << 30), _TEXT_WITH_UNIT] = Field(
+    output_pause_bytes: Annotated[int, Quantity("size", 1 << 12, 1 << 30)] = Field(
         OUTPUT_PAUSE_BYTES,
         alias="output_pause",
-        description="replies a peer leaves unread before its requests wait",
+        description="Replies a peer leaves unread before its requests wait.",
+        json_schema_extra=RESTART,
     )
-    output_close_bytes: Annotated[int, _size(1 << 12, 1 << 30), _TEXT_WITH_UNIT] = Field(
+    output_close_bytes: Annotated[int, Quantity("size", 1 << 12, 1 << 30)] = Field(
         OUTPUT_CLOSE_BYTES,
         alias="output_close",
-        description="replies a peer leaves unread before it is disconnected",
+        description="Replies a peer leaves unread before it is disconnected. At least output_pause, and a"
+        " frame.",
+        json_schema_extra=RESTART,
     )
-    buffers_bytes: Annotated[int, _size(BUFFERS_BYTES_MIN, BUFFERS_BYTES_MAX), _TEXT_WITH_UNIT] = Field(
+    buffers_bytes: Annotated[int, Quantity("size", BUFFERS_BYTES_MIN, BUFFERS_BYTES_MAX)] = Field(
         BUFFERS_BYTES,
         alias="buffers",
-        description="what all connections together hold; beyond it the largest is disconnected",
+        description="Requests and replies of all peers together. Beyond it, whoever holds most is"
+        " disconnected.",
+        json_schema_extra=RESTART,
     )
 
 
@@ -221,56 +153,122 @@ class AdminConfig(_Section):
     """``admin``: who may read and steer nodes over HTTP. Where they listen for it, ``nodes`` say."""
 
     token_file: Annotated[str, StringConstraints(min_length=1)] | None = Field(
-        None, description="file whose first line is the token; relative to this file"
+        None,
+        description="File whose first line is the token. Relative to this file.",
+        examples=["admin.token"],
+        json_schema_extra=RESTART,
     )
-    insecure_no_token: bool = Field(False, description="listen beyond loopback without a token")
+    insecure_no_token: bool = Field(
+        False, description="Listen beyond loopback without a token.", json_schema_extra=RESTART
+    )
 
 
 class NodeConfig(_Section):
     """One entry of ``nodes``."""
 
-    name: NodeName = Field(description="what `pulsering serve --node` picks; places users, so never rename")
-    address: Annotated[Address, _checked(parse_address), _ADDRESS_SCHEMA] = Field(
-        description="host:port that clients and this node's listener use"
+    name: NodeName = Field(
+        description="What 'pulsering serve --node' picks. Letters, digits, '.', '_' and '-'. It places"
+        " users: a renamed node is a new node.",
+        json_schema_extra=RELOAD_MOVES,
+    )
+    address: Annotated[Address, BeforeValidator(before(parse_address)), ADDRESS_SCHEMA] = Field(
+        description='The host:port that clients dial and the node listens on. IPv6 as "[::1]:7400", in'
+        " quotes. Two replicas are never on one host.",
+        json_schema_extra=RESTART,
     )
     cores: int = Field(
-        1, ge=1, le=CORES_MAX, description="processes, each a node on a port of its own, from the address on"
+        1,
+        ge=1,
+        le=CORES_MAX,
+        description="Processes, each a node on a port of its own. With 16, node a is a-0 to a-15 at 16"
+        " ports from the address on; 'serve --node a' runs them all.",
+        json_schema_extra=RESTART_MOVES,
     )
     weight: int = Field(
-        1, ge=1, le=WEIGHT_MAX, description="share of the users of each core, relative to the others"
+        1,
+        ge=1,
+        le=WEIGHT_MAX,
+        description="Share of the users of each core. Relative to the others.",
+        json_schema_extra=RELOAD_MOVES,
     )
-    zone: Zone = Field("", description="replicas go to different zones where there are enough")
-    admin: Annotated[Address | None, _checked(parse_admin), _ADMIN_SCHEMA] = Field(
-        None, description="port or host:port of metrics, health and status over HTTP; each core has one"
+    zone: Zone = Field(
+        "",
+        description="Rack or availability zone. Replicas go to different zones where there are enough; a"
+        " node without one is a zone of its own.",
+        json_schema_extra=RELOAD_MOVES,
+    )
+    admin: Annotated[Address | None, BeforeValidator(before(parse_admin)), ADMIN_SCHEMA] = Field(
+        None,
+        description="Where metrics, health and status are served over HTTP. A port is one on loopback,"
+        " host:port any; each core has its own, from this one on.",
+        examples=[8400, "10.0.0.1:8400"],
+        json_schema_extra=RESTART,
     )
 
 
 class ClusterFile(_Section):
-    """The file as a whole."""
+    """A Pulsering cluster: the file that every node and every client reads, ``cluster.yaml``."""
 
-    version: Literal[1] = Field(description="of the format: 1")
-    cluster: ClusterName = Field(description="name; a node refuses clients of another cluster")
-    epoch: int = Field(ge=1, le=(1 << 32) - 1, description="raise by one with every change of the nodes")
-    ttl_ms: Annotated[int, _duration(TTL_MS_MIN, TTL_MS_MAX), _TEXT_WITH_UNIT] = Field(
-        TTL_MS, alias="ttl", description="a user is online this long after the last heartbeat"
+    version: Literal[1] = Field(description="Version of this file's format. Always 1.")
+    cluster: ClusterName = Field(
+        description="Name of the cluster. Of a-z, 0-9 and '-'. A node refuses clients that were looking for"
+        " another one.",
+        json_schema_extra=RESTART_ALL,
+    )
+    epoch: int = Field(
+        ge=1,
+        le=(1 << 32) - 1,
+        description="Number of this version of the nodes. Raise it by one with every change of them, then"
+        " copy the file to every node.",
+        json_schema_extra=RELOAD,
+    )
+    ttl_ms: Annotated[int, Quantity("duration", TTL_MS_MIN, TTL_MS_MAX)] = Field(
+        TTL_MS,
+        alias="ttl",
+        description="A user is online this long after the last heartbeat. Two heartbeat intervals or more,"
+        " so that one lost heartbeat is no false 'offline'.",
+        json_schema_extra=RESTART_ALL,
+    )
+    heartbeat_ms: Annotated[int, Quantity("duration", 1, TTL_MS_MAX)] | None = Field(
+        None,
+        alias="heartbeat",
+        description="How often devices send a heartbeat. Nodes do not use it: it is held against ttl, so"
+        " that a change of either that would make users flicker is refused.",
+        examples=["10s"],
+        json_schema_extra=RELOAD,
     )
     ticks_per_ttl: int = Field(
         TICKS_PER_TTL,
         alias="ticks",
         ge=TICKS_PER_TTL_MIN,
         le=TICKS_PER_TTL_MAX,
-        description="resolution: steps that a ttl is cut into",
+        description="Steps that a ttl is cut into. At a ttl of 20s and 80 ticks, users expire 250ms late at"
+        " most.",
+        json_schema_extra=RESTART_ALL,
     )
-    replicas: int = Field(2, ge=1, le=REPLICAS_MAX, description="nodes that hold each user")
-    hash_seed: Annotated[int, _checked(_parse_seed), _SEED_SCHEMA] = Field(
-        0, description="places users on nodes; never change it, and keep it to yourself"
+    replicas: int = Field(
+        2,
+        ge=1,
+        le=REPLICAS_MAX,
+        description="Nodes that hold each user, on hosts of their own. With 2, any one node may die and"
+        " nobody reads offline for it.",
+        json_schema_extra=RELOAD_MOVES,
     )
-    limits: Annotated[LimitsConfig, BeforeValidator(_absent_is_empty)] = Field(
-        default_factory=LimitsConfig.model_construct, description="of each node, shared by its cores"
+    hash_seed: Annotated[int, BeforeValidator(before(parse_seed)), SEED_SCHEMA] = Field(
+        0,
+        description="Places users on nodes. In production choose a random one and keep it to yourself, so"
+        " that nobody can choose ids that all land on one node. A change moves every user.",
+        json_schema_extra=RESTART_ALL_MOVES,
     )
-    admin: Annotated[AdminConfig, BeforeValidator(_absent_is_empty)] = Field(
-        default_factory=AdminConfig.model_construct, description="who may read and steer nodes over HTTP"
+    limits: Annotated[LimitsConfig, SECTION] = Field(
+        default_factory=LimitsConfig.model_construct,
+        description="What one node may use and accept. Its cores share memory, users, connections and"
+        " buffers.",
+    )
+    admin: Annotated[AdminConfig, SECTION] = Field(
+        default_factory=AdminConfig.model_construct,
+        description="Who may read and steer nodes over HTTP.",
     )
     nodes: tuple[NodeConfig, ...] = Field(
-        min_length=1, max_length=NODES_MAX, description="who is in it: a list of names and addresses"
+        min_length=1, max_length=NODES_MAX, description="Who is in it. A list of names and addresses."
     )

@@ -9,6 +9,8 @@ import re
 from decimal import Decimal
 from typing import Final
 
+from pulsering_server.config_errors import look_alike
+
 DURATION_UNITS: Final[dict[str, int]] = {"ms": 1, "s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 SIZE_UNITS: Final[dict[str, int]] = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
@@ -44,6 +46,14 @@ def format_size(size: int) -> str:
     return _format(size, SIZE_UNITS)
 
 
+def about_size(size: float) -> str:
+    """Return the text of a size to read, not to parse: one digit after the point, ``5.4GiB``."""
+    unit = max(
+        (unit for unit, factor in SIZE_UNITS.items() if factor <= max(size, 1)), key=SIZE_UNITS.__getitem__
+    )
+    return f"{size / SIZE_UNITS[unit]:.1f}".removesuffix(".0") + unit
+
+
 def _parse(
     kind: str, value: object, units: dict[str, int], guesses: tuple[str, ...], low: int, high: int
 ) -> int:
@@ -51,11 +61,15 @@ def _parse(
     example = "'20s' or '250ms'" if kind == "duration" else "'64MiB' or '1GiB'"
     text = str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
     if not isinstance(text, str):
-        found = ", found nothing" if text is None else ""
+        found = {type(None): ", found nothing", bool: f", found {str(text).lower()}"}.get(type(text), "")
         raise UnitError(f"expected a {kind} such as {example}{found}")
     match = _QUANTITY.fullmatch(text.strip())
     if match is None:
-        raise UnitError(f"{_quoted(text)} is not a {kind}: expected a number and a unit, such as {example}")
+        meant = _compound(text.strip(), low, high) if kind == "duration" else None
+        hint = f" (did you mean '{meant}'?)" if meant else _why_not(text.strip())
+        raise UnitError(
+            f"{_quoted(text)} is not a {kind}: expected a number and a unit, such as {example}{hint}"
+        )
     number, unit = Decimal(match[1]), match[2]
     if not unit:
         guess = _guess(number, units, guesses, low, high)
@@ -82,6 +96,32 @@ def _guess(
         if low <= amount <= high and amount == int(amount):
             return _format(int(amount), units) if unit in ("B", "ms") else f"{number}{unit}"
     return None
+
+
+def _compound(text: str, low: int, high: int) -> str | None:
+    """Return the duration of ``1m30s`` or ``00:01:30``, which have one meaning but are not how it is
+    written."""
+    if match := re.fullmatch(r"([0-9]{1,3}):([0-9]{2}):([0-9]{2})", text):
+        amount = sum(
+            int(part) * unit for part, unit in zip(match.groups(), (3_600_000, 60_000, 1_000), strict=True)
+        )
+    else:
+        parts = re.findall(r"([0-9]{1,9})(ms|[smhd])", text)
+        if len(parts) < 2 or "".join(number + unit for number, unit in parts) != text:
+            return None
+        amount = sum(int(number) * DURATION_UNITS[unit] for number, unit in parts)
+    return _format(amount, DURATION_UNITS) if low <= amount <= high else None
+
+
+def _why_not(text: str) -> str:
+    """Return what commonly goes wrong on the way from one file to another."""
+    if not text.isascii():
+        return look_alike(text)
+    if re.search(r"[$%{}]", text):
+        return " (a placeholder left over?)"
+    if re.match(r"[^ ]+#", text):
+        return " (a comment needs a space before its '#')"
+    return "; it cannot be negative" if text.startswith("-") else ""
 
 
 def _similar(unit: str, units: dict[str, int]) -> str | None:

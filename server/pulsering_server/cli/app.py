@@ -19,7 +19,7 @@ import typer
 
 from pulsering import errors
 from pulsering.wire import VERSION as PROTOCOL_VERSION
-from pulsering_server.cli import node, reshard, verbs
+from pulsering_server.cli import config, node, reshard, verbs
 from pulsering_server.cli.exits import CANNOT_REACH, FAILED, INTERRUPTED, MISUSED, OK
 from pulsering_server.cli.misuse import Misuse
 from pulsering_server.config_errors import ConfigErrors
@@ -30,7 +30,7 @@ _EPILOG: Final = (
     "Exit codes: [bold]0[/] ok · [bold]1[/] failed · [bold]2[/] usage or configuration · "
     "[bold]3[/] cannot reach the cluster. "
     "The cluster is the one of [cyan]--url[/], else [cyan]--config[/], else [cyan]$PULSERING_URL[/], "
-    "else ./cluster.yaml."
+    "else [cyan]$PULSERING_CONFIG[/], else ./cluster.yaml."
 )
 
 _OWN: Final[dict[str, tuple[str, Callable[..., object]]]] = {
@@ -99,9 +99,7 @@ def build_app(arguments: Sequence[str] = ()) -> typer.Typer:
     app.callback()(_root)
     for name, (panel, verb) in _OWN.items():
         app.command(name, rich_help_panel=panel)(verb)
-    config = typer.Typer(no_args_is_help=True, help="Check the configuration.")
-    config.command("validate")(node.validate)
-    app.add_typer(config, name="config", rich_help_panel="Operate")
+    app.add_typer(config.commands(), name="config", rich_help_panel="Operate")
     if not arguments or arguments[0] not in (*_OWN, "config", "--version"):
         for plugin in importlib.metadata.entry_points(group=PLUGIN_GROUP):
             _add(app, plugin)

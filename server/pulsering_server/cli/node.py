@@ -1,4 +1,4 @@
-"""The operator's verbs: run a node, run a throw-away cluster, check a configuration.
+"""The operator's verbs: run a node, run a throw-away cluster.
 
 Thin on purpose: each parses its options and hands over. The node's own modules are imported inside the
 verbs, so that ``pulsering get`` does not load a server and a started node does not load a client's verbs.
@@ -9,18 +9,30 @@ from typing import Annotated
 
 import typer
 
-Config = Annotated[Path, typer.Option("--config", "-c", metavar="FILE", help="The cluster's configuration.")]
+from pulsering_server.cli.config import Settings, set_for_this_process
+from pulsering_server.cli.target import CONFIG_VARIABLE
+
+Config = Annotated[
+    Path,
+    typer.Option(
+        "--config", "-c", metavar="FILE", envvar=CONFIG_VARIABLE, help="The cluster's configuration."
+    ),
+]
 
 
 def serve(
     name: Annotated[
-        str, typer.Option("--node", metavar="NAME", help="Which node of the file, or core of it.")
+        str,
+        typer.Option(
+            "--node", metavar="NAME", envvar="PULSERING_NODE", help="Which node of the file, or core of it."
+        ),
     ],
     config: Config = Path("cluster.yaml"),
     host: Annotated[str | None, typer.Option(help="Listen here instead of on the node's address.")] = None,
     port: Annotated[
         int | None, typer.Option(min=0, max=65535, help="Listen from this port on; 0 takes any free one.")
     ] = None,
+    settings: Settings = None,
 ) -> None:
     """Run one node, all its cores, until SIGTERM, which drains it and exits 0.
 
@@ -28,9 +40,12 @@ def serve(
     [dim]pulsering serve -c cluster.yaml --node a[/]
     [dim]pulsering serve --node a-3             [/] one core of a node that has several
     [dim]pulsering serve --node b --port 0      [/] any free port; the ready line says which
+    [dim]pulsering serve --node a --set limits.memory=8GiB[/]
     """
     from pulsering_server.serve import run
 
+    if settings:
+        set_for_this_process(config, settings)
     raise typer.Exit(run(config, name, host, port) or 0)
 
 
@@ -48,21 +63,6 @@ def dev(
     from pulsering_server.dev import run
 
     raise typer.Exit(run(nodes, duration_s("--ttl", ttl)) or 0)
-
-
-def validate(config: Config = Path("cluster.yaml")) -> None:
-    """Check a configuration and show every error at once, each with its line."""
-    from pulsering_server.config import load_config
-    from pulsering_server.units import format_duration_ms
-
-    loaded = load_config(config)
-    count, cores = len(loaded.nodes), len(loaded.shards)
-    typer.echo(
-        f"{config}: ok: cluster {loaded.cluster}, epoch {loaded.epoch}, "
-        f"{count} node{'s' if count > 1 else ''}{f' with {cores} cores' if cores > count else ''}, "
-        f"{loaded.replicas} replica{'s' if loaded.replicas > 1 else ''}, "
-        f"ttl {format_duration_ms(loaded.ttl_ms)}"
-    )
 
 
 def duration_s(option: str, text: str) -> float:

@@ -1,9 +1,9 @@
 """Which cluster a verb talks to.
 
-One rule, most explicit first: ``--url``, ``--config``, ``$PULSERING_URL``, then the ``cluster.yaml`` of
-the current directory. A configuration file stands for the addresses of its nodes and its cluster's name,
-so that a verb typed beside the wrong file is refused by the node instead of answered by another cluster.
-"""
+One rule, most explicit first: ``--url``, ``--config``, ``$PULSERING_URL``, ``$PULSERING_CONFIG``, then the
+``cluster.yaml`` of the current directory. A configuration file stands for the addresses of its nodes and its
+cluster's name, so that a verb typed beside the wrong file is refused by the node instead of answered by
+another cluster."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Final
 from pulsering_server.cli.misuse import Misuse
 
 VARIABLE: Final = "PULSERING_URL"
+CONFIG_VARIABLE: Final = "PULSERING_CONFIG"
 DEFAULT_CONFIG: Final = Path("cluster.yaml")
 
 
@@ -23,13 +24,19 @@ def cluster_url(url: str | None, config: Path | None, environment: Mapping[str, 
         return url
     if config is None and environment.get(VARIABLE):
         return environment[VARIABLE]
-    if config is None and not DEFAULT_CONFIG.exists():
+    said = config is not None or environment.get(CONFIG_VARIABLE)
+    if not said and not DEFAULT_CONFIG.exists():
         raise Misuse(
             f"which cluster? Give --url presence://host:7400 or set {VARIABLE}, "
             "or go where its cluster.yaml is.\n"
             "  No cluster yet? 'pulsering dev' starts one and prints its URL."
         )
-    return url_of(config or DEFAULT_CONFIG)
+    return url_of(config_file(config, environment))
+
+
+def config_file(config: Path | None, environment: Mapping[str, str]) -> Path:
+    """Return the file that an option means, or that is meant where there is none."""
+    return config or Path(environment.get(CONFIG_VARIABLE) or DEFAULT_CONFIG)
 
 
 def url_of(config: Path) -> str:
