@@ -18,6 +18,14 @@ cdef extern from "<sys/mman.h>" nogil:
     const int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS, MAP_NORESERVE, MADV_DONTNEED, MADV_HUGEPAGE
     void* MAP_FAILED
 
+cdef extern from *:
+    """
+    #ifndef MADV_POPULATE_WRITE
+    #define MADV_POPULATE_WRITE 23 /* Linux 5.14 */
+    #endif
+    """
+    const int MADV_POPULATE_WRITE
+
 cdef enum:
     CELL = 1024
     HEAD = 16

@@ -218,6 +218,35 @@ cdef inline int room(uint8_t* line, int kind, const uint8_t* rank, int* freed) n
     return -1
 
 
+cdef inline bint vacant(const uint8_t* line, int kind) noexcept nogil:
+    """Whether a line holds nobody and says nothing of others."""
+    cdef int c = capacity(kind)
+    cdef uint64_t codes = load64(line + 2 * c - 8)
+    if c > 8:
+        codes |= load64(line + c)
+    else:
+        codes >>= 8 * (8 - c)
+    return not codes and not line[META] & FLAGS
+
+
+cdef inline uint64_t outside(uint64_t codes, uint8_t first, int span) noexcept nogil:
+    """High bits of those of eight codes that are not 0 nor at most ``span`` (below 127) after ``first``."""
+    cdef uint64_t ones = 0x0101010101010101
+    cdef uint64_t high = ones << 7
+    cdef uint64_t after = ((codes | high) - ((first & 127) * ones)) ^ ((codes ^ ~(first * ones)) & high)
+    cdef uint64_t used = ((codes & ~high) + ~high) | codes
+    return (after | ((after & ~high) + (127 - span) * ones)) & used & high
+
+
+cdef inline bint expired(const uint8_t* line, int kind, uint8_t first, int span) noexcept nogil:
+    """Whether any entry of a line has expired: its code is not among the ``span`` + 1 from ``first`` on."""
+    cdef int c = capacity(kind)
+    cdef uint64_t codes = load64(line + 2 * c - 8)
+    if c > 8:
+        return (outside(codes, first, span) | outside(load64(line + c), first, span)) != 0
+    return outside(codes >> 8 * (8 - c), first, span) != 0
+
+
 cdef inline bint settle(
     uint8_t* line, int kind, uint64_t rest, uint8_t code, const uint8_t* rank, int reach, int* freed,
 ) noexcept nogil:

@@ -11,6 +11,11 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from pulsering_server._cells cimport Cells
 from pulsering_server._geometry cimport Geometry
 
+cdef enum:
+    IDLE = 0
+    GROWING = 1
+    SHRINKING = 2
+
 cdef struct RawTally:
     uint64_t accepted
     uint64_t stale
@@ -46,6 +51,8 @@ cdef class Table:
     cdef int _phase
     cdef uint64_t _frontier
     cdef int64_t _migration_began
+    cdef uint64_t _populated_of  # lines to grow to
+    cdef uint64_t _populated  # of those, from here on they have their memory
     cdef Cells _annex
     cdef Cells _ledger
     cdef uint64_t _held
@@ -61,6 +68,7 @@ cdef class Table:
     cdef int64_t _hand
     cdef int64_t _newest
     cdef uint8_t[256] _rank
+    cdef int _span
     cdef uint16_t* _groups_of[256]
 
     cdef uint32_t* _counters
@@ -122,6 +130,8 @@ cdef class Table:
         self, const Place* place, uint64_t slot, int64_t said, int64_t grace) noexcept nogil
     cdef int _rank_far(self, uint64_t mixed, int64_t* beat) noexcept nogil
     cdef void _resize(self) noexcept nogil
+    cdef uint64_t _lines_next(self, int early_percent) noexcept nogil
+    cdef uint64_t _populate_from(self, uint64_t* last) noexcept nogil
     cdef void _begin(self, uint64_t lines) noexcept nogil
     cdef void _finish(self) noexcept nogil
     cdef uint64_t _migrate(self, uint64_t budget) noexcept nogil
@@ -133,6 +143,7 @@ cdef class Table:
     cdef bint _sweep_line(self, uint64_t at) noexcept nogil
     cdef bint _pull(self, uint64_t low, uint64_t high, Filling* fillings) noexcept nogil
     cdef void _grow(self, uint64_t stop) noexcept nogil
+    cdef int _take_home(self, uint8_t* line, uint64_t* rests, uint8_t* codes) noexcept nogil
     cdef bint _fill_in(self, Filling* fillings, uint64_t mixed, uint8_t code, int room) noexcept nogil
     cdef void _write_line(self, uint64_t at, Filling* filling, bint fresh) noexcept nogil
     cdef bint _settle(self, const Place* place, uint8_t code) noexcept nogil

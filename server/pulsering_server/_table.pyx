@@ -20,16 +20,18 @@ from libc.string cimport memcmp, memcpy, memset
 
 from pulsering_server._buffers cimport buffer_of, keys_of
 from pulsering_server._cells cimport (
-    MADV_DONTNEED, MADV_HUGEPAGE, Cell, Cells, Hit, cell_at, cells_add, cells_bytes, cells_close, cells_find,
-    cells_first, cells_open, cells_remove, keys_in, madvise, munmap, payload_in, reserved,
+    MADV_DONTNEED, MADV_HUGEPAGE, MADV_POPULATE_WRITE, Cell, Cells, Hit, cell_at, cells_add, cells_bytes,
+    cells_close, cells_find, cells_first, cells_open, cells_remove, keys_in, madvise, munmap, payload_in,
+    reserved,
 )
 from pulsering_server._geometry cimport (
-    Geometry, first_of, full_percent, geometry_of, growth_of, home_of, key_of, mixed_at, mixed_of,
+    Geometry, first_of, full_percent, geometry_of, growth_of, home_of, key_of, mixed_at,
 )
 from pulsering_server._line cimport (
-    ANNEX, FLAGS, LINE, META, NEXT, capacity, clear, drop, drop_guest, empty_native, fetch, fill, find,
-    guests, load64, put, rest_at, set_guests, settle, take, wide,
+    ANNEX, FLAGS, LINE, META, NEXT, capacity, clear, drop, drop_guest, empty_native, expired, fetch, fill,
+    guests, load64, put, rest_at, set_guests, settle, take, vacant, wide,
 )
+from pulsering_server._place cimport GROUP, PLACES, fetch_group, fetch_home, place_of, slot_in_line
 
 import os as _os
 
@@ -54,18 +56,17 @@ cdef enum:
     SLOT_SHIFT = 50
     NOT_OWNED = 0xFFFF
     RING = 255
-    AHEAD = 32  # how many keys before its turn a key's lines are fetched; a power of 2
     PEEK = 8  # how many keys before its turn a new user's home is looked at
+    HOMES = 144  # that a single call takes at the front: a step is a 64th of the lines at least
     FETCH_LINES = 16  # how many lines ahead a pass over lines fetches
     PULLED = 24  # the annex fills so many of a new line's 48 places: the next home may bring 2 * 11
     REACH = 8  # lines that may hand an entry on before it goes to the annex
-    BLOCK_LINES = 32768  # 2 MiB, the unit of sweeping and of giving back
+    BLOCK_LINES = 32768  # 2 MiB, the unit of sweeping, of giving back and of populating
     LINES_START = 1024
     PAY = 3  # lines migrated for each new user
     PAY_LINES = 1024  # and how many of them at a time
-    IDLE = 0
-    GROWING = 1
-    SHRINKING = 2
+    POPULATE_EARLY_PERCENT = 2  # before growing is due, the memory that it will touch first is populated
+    POPULATE_LINES = 8 * 32768  # and how much of it at most, then and while growing
     ACCEPTED = 0
     STALE = 1
     REFUSED = 2
@@ -160,6 +161,8 @@ cdef class Table:
         memset(self._rank, 0, 256)
         for i in range(256):
             self._groups_of[i] = self._groupings[0].groups
+        # As bytes, codes that go on from 255 to 1 are one more apart.
+        self._span = <int>self._ticks + (self._code(1) > self._code(<int>self._ticks + 1))
         i = 0
         for rank in range(1, <int>self._ticks + 2):
             while i + 1 < self._groupings_used and self._groupings[i + 1].first <= self._tick + rank:
@@ -438,32 +441,32 @@ cdef class Table:
         cdef bint stale = deadline <= self._tick
         cdef int rank = 0 if stale else <int>(deadline - self._tick)
         cdef uint8_t code = self._code(rank)
-        cdef Place[AHEAD] places
+        cdef Place[PLACES] places
         cdef Place* place
         cdef size_t i, k
         cdef uint64_t slot
         memset(tally, 0, sizeof(tally))
         self._newest = max(self._newest, deadline)
-        fetch_first(self, keys, n, places)
+        fetch_group(self, keys, 0, n, places)
         for i in range(n):
+            if i % GROUP == 0:
+                fetch_group(self, keys, i + GROUP, n, places)
             slot = load64(keys + 8 * i) >> SLOT_SHIFT
             if owned[slot] == NOT_OWNED:
                 tally[ELSEWHERE] += 1
             elif stale:
                 tally[STALE] += 1
             else:
-                tally[beat(self, &places[i % AHEAD], slot, code, rank, said)] += 1
-            if i + AHEAD < n:
-                fetch_home(self, keys + 8 * (i + AHEAD), &places[i % AHEAD])
+                tally[beat(self, &places[i % PLACES], slot, code, rank, said)] += 1
             if self._pay:  # the next are new users too, it seems
-                place = &places[(i + PEEK) % AHEAD]
+                place = &places[(i + PEEK) % PLACES]
                 if i + PEEK < n and empty_native(place.line, place.kind) < 0:
                     fetch(place.line + 2 * LINE)  # and these may have to hand an entry on
                     fetch(place.line + 3 * LINE)
             if self._pay >= PAY_LINES:
                 self._resize()
-                for k in range(i + 1, min(n, i + 1 + AHEAD)):  # they may have moved
-                    fetch_home(self, keys + 8 * k, &places[k % AHEAD])
+                for k in range(i + 1, min(n, i // GROUP * GROUP + PLACES)):  # they may have moved
+                    fetch_home(self, keys + 8 * k, &places[k % PLACES])
         if self._pay:
             self._resize()
         return self._tallied(tally)
@@ -563,21 +566,21 @@ cdef class Table:
         cdef int64_t said = self._now - age_ms
         cdef int64_t grace = min(grace_ms, 2 * self._ttl)  # longer shortens nothing, and cannot overflow
         cdef const uint16_t* owned = self._groupings[self._groupings_used - 1].groups
-        cdef Place[AHEAD] places
+        cdef Place[PLACES] places
         cdef size_t i
         cdef uint64_t slot
         memset(tally, 0, sizeof(tally))
-        fetch_first(self, keys, n, places)
+        fetch_group(self, keys, 0, n, places)
         for i in range(n):
+            if i % GROUP == 0:
+                fetch_group(self, keys, i + GROUP, n, places)
             slot = load64(keys + 8 * i) >> SLOT_SHIFT
             if owned[slot] == NOT_OWNED:
                 tally[ELSEWHERE] += 1
             elif age_ms >= self._ttl:
                 tally[STALE] += 1
             else:
-                tally[self._leave_one(&places[i % AHEAD], slot, said, grace)] += 1
-            if i + AHEAD < n:
-                fetch_home(self, keys + 8 * (i + AHEAD), &places[i % AHEAD])
+                tally[self._leave_one(&places[i % PLACES], slot, said, grace)] += 1
         return self._tallied(tally)
 
     def leave(self, keys, now_ms, age_ms=0, grace_ms=0):
@@ -620,31 +623,31 @@ cdef class Table:
         return rank
 
     cdef void raw_get(self, const uint8_t* keys, size_t n, uint8_t* states) noexcept nogil:
-        cdef Place[AHEAD] places
+        cdef Place[PLACES] places
         cdef size_t i
         cdef int64_t beat = 0
         cdef uint8_t state
         memset(states, 0, (n + 3) // 4)
-        fetch_first(self, keys, n, places)
+        fetch_group(self, keys, 0, n, places)
         for i in range(n):
+            if i % GROUP == 0:
+                fetch_group(self, keys, i + GROUP, n, places)
             state = 1
-            if not rank_of(self, &places[i % AHEAD], &beat):
+            if not rank_of(self, &places[i % PLACES], &beat):
                 state = self._absent[load64(keys + 8 * i) >> SLOT_SHIFT]
             states[i >> 2] |= <uint8_t>(state << (2 * (i & 3)))
-            if i + AHEAD < n:
-                fetch_home(self, keys + 8 * (i + AHEAD), &places[i % AHEAD])
 
     cdef void raw_ages(self, const uint8_t* keys, size_t n, uint8_t* ages) noexcept nogil:
-        cdef Place[AHEAD] places
+        cdef Place[PLACES] places
         cdef size_t i
         cdef int64_t beat = 0
         cdef bint online
-        fetch_first(self, keys, n, places)
+        fetch_group(self, keys, 0, n, places)
         for i in range(n):
-            online = rank_of(self, &places[i % AHEAD], &beat)
+            if i % GROUP == 0:
+                fetch_group(self, keys, i + GROUP, n, places)
+            online = rank_of(self, &places[i % PLACES], &beat)
             ages[i] = <uint8_t>(self._tick - beat) if online else 255
-            if i + AHEAD < n:
-                fetch_home(self, keys + 8 * (i + AHEAD), &places[i % AHEAD])
 
     def get(self, keys, now_ms):
         """State of each key, 2 bits a key, 4 keys a byte, least significant bits first; unused bits are 0."""
@@ -678,21 +681,27 @@ cdef class Table:
 
     cdef void _resize(self) noexcept nogil:
         """Start to grow where that is due, and pay for the batch's new users."""
-        cdef uint64_t n = self._old.lines, to, spare
-        if not self._phase and (
-            (self._held + self._annex.count) * 100 > n * capacity(self._old.kind) * full_percent(n)
-        ):
-            to = n + growth_of(n) + 1
-            if self._memory_max:
-                # A sixteenth of it is not for lines: moving them may need cells of the annex.
-                spare = self._memory_max - self._memory_max // 16
-                to = min(to, n + (max(spare, self._memory()) - self._memory()) // LINE)
-            to = min(to, <uint64_t>self._reserve_lines)
-            if to > n + (n >> 6):
+        cdef uint64_t to
+        if not self._phase:
+            to = self._lines_next(0)
+            if to:
                 self._begin(to)
         if self._phase:
             self._migrate(self._pay)
         self._pay = 0
+
+    cdef uint64_t _lines_next(self, int early_percent) noexcept nogil:
+        """Lines to grow to, if that is due at a load lower by ``early_percent``; else 0."""
+        cdef uint64_t n = self._old.lines, full = full_percent(n) - early_percent, to, spare
+        if (self._held + self._annex.count) * 100 <= n * capacity(self._old.kind) * full:
+            return 0
+        to = n + growth_of(n) + 1
+        if self._memory_max:
+            # A sixteenth of it is not for lines: moving them may need cells of the annex.
+            spare = self._memory_max - self._memory_max // 16
+            to = min(to, n + (max(spare, self._memory()) - self._memory()) // LINE)
+        to = min(to, <uint64_t>self._reserve_lines)
+        return to if to > n + (n >> 6) else 0
 
     cdef void _begin(self, uint64_t lines) noexcept nogil:
         """Start to migrate to ``lines`` lines: backward from the end to grow, forward to shrink."""
@@ -701,6 +710,25 @@ cdef class Table:
         self._frontier = self._old.lines if self._phase == GROWING else 0
         self._migration_began = self._hand
         self._block = -1
+
+    cdef uint64_t _populate_from(self, uint64_t* last) noexcept nogil:
+        """The next lines, up to ``last``, whose memory growing will be the first to touch; none if it is
+        ``last``."""
+        cdef uint64_t n = self._old.lines, to = self._new.lines, at = to, ahead
+        if self._phase == IDLE:
+            at = to = self._lines_next(POPULATE_EARLY_PERCENT)
+        elif self._phase == GROWING:
+            at = home_of(&self._new, first_of(&self._old, self._frontier) - 1)
+        if to <= n:
+            return last[0]
+        if to != self._populated_of:
+            self._populated_of = to
+            self._populated = to + 1
+        last[0] = min(self._populated, at + 1)  # what lies behind has been written to
+        ahead = min(at, min(<uint64_t>POPULATE_LINES, n >> 5))
+        if last[0] <= max(n + 1, at - ahead):
+            return last[0]
+        return (last[0] - 1) // BLOCK_LINES * BLOCK_LINES
 
     cdef uint64_t _migrate(self, uint64_t budget) noexcept nogil:
         """Move up to about ``budget`` home lines; returns how many."""
@@ -741,7 +769,8 @@ cdef class Table:
         cdef const Geometry* old = &self._old
         cdef uint64_t at = self._frontier, low, last = first_of(old, at) - 1, to = home_of(&self._new, last)
         cdef uint64_t touched = to
-        cdef int kind = old.kind, c = capacity(kind), number, i
+        cdef int number, i
+        cdef bint far
         cdef uint8_t* line
         for i in range(4):
             fillings[i].number = 0
@@ -751,28 +780,37 @@ cdef class Table:
             low = first_of(old, at)
             line = self._base + at * LINE
             fetch(line - FETCH_LINES * LINE)
-            number = take(line, kind, 0, c - guests(line), rests, codes)
-            if line[META] & NEXT:
-                i = c - guests(line + LINE)
-                number += take(line + LINE, kind, i, c, rests + number, codes + number)
-            self._held -= number
+            far = line[META] & ANNEX
+            number = self._take_home(line, rests, codes)
             for i in range(number):
                 if self._rank[codes[i]]:
                     self._fill_in(fillings, mixed_at(old, low, rests[i]), codes[i], 48)
-            if line[META] & ANNEX and not self._pull(low, last, fillings):
+            if far and not self._pull(low, last, fillings):
                 for i in range(<int>(home_of(&self._new, last) - home_of(&self._new, low)) + 1):
                     fillings[(home_of(&self._new, low) + i) & 3].far = True
-            # What is left here are guests of the home before.
-            memset(line, 0, c - guests(line))
-            memset(line + c, 0, c - guests(line))
-            clear(line, NEXT | ANNEX)
-            memset(line + LINE, 0, LINE)
+            memset(line + LINE, 0, LINE)  # all bytes, for another layout may come
             self._frontier = at
             last = low - 1
             while to > home_of(&self._new, low):
                 self._write_line(to, &fillings[to & 3], to != touched)
                 to -= 1
         self._write_line(to, &fillings[to & 3], to != touched)
+
+    cdef int _take_home(self, uint8_t* line, uint64_t* rests, uint8_t* codes) noexcept nogil:
+        """Take the users of an old home out of it and the next line; returns how many. Its guests stay."""
+        cdef int kind = self._old.kind, c = capacity(kind), natives = c - guests(line), first
+        cdef uint8_t* beside = line + LINE
+        cdef int number = take(line, kind, 0, natives, rests, codes)
+        if line[META] & NEXT:
+            first = c - guests(beside)
+            number += take(beside, kind, first, c, rests + number, codes + number)
+            memset(beside + c + first, 0, c - first)
+            set_guests(beside, 0)
+        memset(line, 0, natives)
+        memset(line + c, 0, natives)
+        clear(line, NEXT | ANNEX)
+        self._held -= number
+        return number
 
     cdef bint _fill_in(self, Filling* fillings, uint64_t mixed, uint8_t code, int room) noexcept nogil:
         """Add a user to the new line it belongs to; False if more than ``room`` would be in it."""
@@ -809,53 +847,29 @@ cdef class Table:
         Shrinking, one home at a time, whose new places end before ``last``. That holds from ``edge`` on:
         nearer to the front a single call takes all homes at once, growing or shrinking.
         """
-        cdef uint64_t[24] few_keys
-        cdef uint8_t[24] few_codes
-        cdef uint8_t[1] few_far
-        cdef uint64_t* mixed = few_keys
-        cdef uint8_t* codes = few_codes
-        cdef uint8_t* far = few_far
-        cdef int kind = self._old.kind, c = capacity(kind), i
-        cdef size_t taken = 0, k
+        cdef uint64_t[HOMES * 22] mixed
+        cdef uint8_t[HOMES * 22] codes
+        cdef uint8_t[HOMES] far
+        cdef int number, i, taken = 0
         cdef uint64_t at, low, target, stop
         cdef uint8_t* line
-        cdef uint8_t* beside
-        cdef uint8_t code
         cdef Place place
-        if last - first > 1:
-            mixed = <uint64_t*>malloc((last - first + 1) * c * 8)
-            codes = <uint8_t*>malloc((last - first + 1) * c)
-            far = <uint8_t*>malloc(last - first)
         for at in range(first, last):
             line = self._base + at * LINE
-            beside = line + LINE
             low = first_of(&self._old, at)
             far[at - first] = line[META] & ANNEX
-            for i in range(c - guests(line)):
-                code = line[c + i]
-                if code:
-                    if self._rank[code]:
-                        mixed[taken] = mixed_at(&self._old, low, rest_at(line, kind, i))
-                        codes[taken] = code
-                        taken += 1
-                    self._held -= 1
-                    line[c + i] = 0
-            for i in range(c - guests(beside), c):
-                code = beside[c + i]
-                if self._rank[code]:
-                    mixed[taken] = mixed_at(&self._old, low, rest_at(beside, kind, i))
-                    codes[taken] = code
+            number = taken + self._take_home(line, mixed + taken, codes + taken)
+            for i in range(taken, number):
+                if self._rank[codes[i]]:
+                    mixed[taken] = mixed_at(&self._old, low, mixed[i])
+                    codes[taken] = codes[i]
                     taken += 1
-                self._held -= 1
-                beside[c + i] = 0
-            set_guests(beside, 0)
-            clear(line, NEXT | ANNEX)
         # Growing, also the line that had the last home's guests; all bytes, for another layout may come.
         memset(self._base + first * LINE, 0, (last - first + (self._phase == GROWING)) * LINE)
         self._frontier = first if self._phase == GROWING else last
-        for k in range(taken):
-            place_of(self, mixed[k], &place)
-            self._insert(&place, codes[k], self._rank[codes[k]], True)
+        for i in range(taken):
+            place_of(self, mixed[i], &place)
+            self._insert(&place, codes[i], self._rank[codes[i]], True)
         for at in range(first, last):
             if far[at - first]:
                 low = first_of(&self._old, at)
@@ -865,14 +879,11 @@ cdef class Table:
                     while target <= home_of(&self._new, stop):
                         self._base[target * LINE + META] |= ANNEX
                         target += 1
-        if last - first > 1:
-            free(mixed)
-            free(codes)
-            free(far)
 
     cdef void _finish(self) noexcept nogil:
         """The migration is through: the new order is the only one."""
-        cdef uint64_t block = self._new.lines // BLOCK_LINES + 1, last = self._old.lines // BLOCK_LINES, size
+        cdef uint64_t block = self._new.lines // BLOCK_LINES + 1, size
+        cdef uint64_t last = max(self._old.lines, self._populated_of) // BLOCK_LINES
         if self._phase == GROWING:
             self._grown += 1
         else:
@@ -880,19 +891,21 @@ cdef class Table:
             if block <= last:
                 size = (last - block + 1) * BLOCK_LINES * LINE
                 madvise(self._base + block * BLOCK_LINES * LINE, size, MADV_DONTNEED)
+            self._populated_of = 0
         self._old = self._new
         self._phase = IDLE
         self._reset_blocks(self._migration_began)
 
     cdef void _empty(self) noexcept nogil:
         """Nothing is held: go back to the smallest table and give everything else to the system."""
-        cdef uint64_t lines = max(self._old.lines, self._new.lines)
+        cdef uint64_t lines = max(self._old.lines, self._new.lines, self._populated_of)
         memset(self._base, 0, (min(lines, <uint64_t>BLOCK_LINES) + 1) * LINE)
         madvise(self._base, (lines // BLOCK_LINES + 1) * BLOCK_LINES * LINE, MADV_DONTNEED)
         if lines > self._lines_min:
             self._shrunk += 1
         self._old = geometry_of(self._lines_min, self._shift_min)
         self._new = self._old
+        self._populated_of = 0
         self._phase = IDLE
         self._credit = 0
         self._cell_credit = 0
@@ -948,13 +961,9 @@ cdef class Table:
 
     cdef bint _block_still_empty(self, uint64_t start, uint64_t end) noexcept nogil:
         cdef uint64_t at
-        cdef int c = capacity(self._old.kind), i
         for at in range(start, end):
-            if self._base[at * LINE + META] & FLAGS:
+            if not vacant(self._base + at * LINE, self._old.kind):
                 return False
-            for i in range(c, 2 * c):
-                if self._base[at * LINE + i]:
-                    return False
         return True
 
     cdef bint _sweep_line(self, uint64_t at) noexcept nogil:
@@ -962,6 +971,9 @@ cdef class Table:
         left."""
         cdef uint8_t* line = self._base + at * LINE
         cdef int kind = self._old.kind, c = capacity(kind), i, live = 0
+        cdef uint8_t first = self._code(1)
+        if not line[META] & ANNEX and not expired(line, kind, first, self._span):
+            return vacant(line, kind)
         for i in range(c - guests(line)):
             if self._rank[line[c + i]]:
                 live += 1
@@ -1084,6 +1096,22 @@ cdef class Table:
         due = self.raw_maintain(budget)
         self._debug()
         return due
+
+    @property
+    def populate_due(self):
+        """Whether ``populate`` has something to do."""
+        cdef uint64_t last = 0
+        return self._populate_from(&last) != last
+
+    def populate(self):
+        """Have the system find 2 MiB that growing needs next. It may block for milliseconds, without the GIL:
+        for another thread, so that the one that uses the table need not wait for the system then."""
+        cdef uint64_t last = 0, first = self._populate_from(&last)
+        if first == last:
+            return
+        self._populated = first
+        with nogil:  # where the system does not know this advice, growing will find the memory by itself
+            madvise(self._base + first * LINE, (last - first) * LINE, MADV_POPULATE_WRITE)
 
     # --- facts ---
 
@@ -1216,46 +1244,6 @@ cdef class Table:
 
 
 # --- the hot path, inlined into its loops ---
-
-
-cdef inline void place_of(Table table, uint64_t mixed, Place* place) noexcept nogil:
-    """Where a key's home is, in the order that holds it."""
-    cdef const Geometry* g = &table._old
-    cdef wide product = <wide>mixed * g.lines
-    cdef uint64_t line = <uint64_t>(product >> 64)
-    if table._phase and (line >= table._frontier) == (table._phase == GROWING):
-        g = &table._new
-        product = <wide>mixed * g.lines
-        line = <uint64_t>(product >> 64)
-    place.line = table._base + line * LINE
-    place.rest = <uint64_t>product >> g.shift
-    place.mixed = mixed
-    place.kind = g.kind
-
-
-cdef inline void fetch_home(Table table, const uint8_t* key, Place* place) noexcept nogil:
-    """Place a key and have its line brought into the cache; the next too, a fifth of all users are guests."""
-    place_of(table, mixed_of(load64(key)), place)
-    fetch(place.line)
-    fetch(place.line + LINE)
-
-
-cdef inline void fetch_first(Table table, const uint8_t* keys, size_t n, Place* places) noexcept nogil:
-    """Fill the ring that a loop over keys starts with."""
-    cdef size_t i
-    for i in range(min(n, <size_t>AHEAD)):
-        fetch_home(table, keys + 8 * i, &places[i])
-
-
-cdef inline int slot_in_line(const Place* place, uint8_t** line) noexcept nogil:
-    """The slot that holds a key, -1 if none; ``line`` its line, home or next."""
-    cdef int c = capacity(place.kind)
-    cdef int i = find(place.line, place.kind, place.rest, 0, c - guests(place.line))
-    line[0] = place.line
-    if i < 0 and place.line[META] & NEXT:
-        line[0] = place.line + LINE
-        i = find(line[0], place.kind, place.rest, c - guests(line[0]), c)
-    return i
 
 
 cdef inline int beat(

@@ -341,6 +341,14 @@ class Table:
         return len(dead[budget:])
 
     @property
+    def populate_due(self) -> bool:
+        """Whether ``populate`` has something to do: never here."""
+        return False
+
+    def populate(self) -> None:
+        """Have the system find 2 MiB that growing needs next; may block: for another thread."""
+
+    @property
     def ttl_ms(self) -> int:
         """How long a heartbeat counts."""
         return self._ttl

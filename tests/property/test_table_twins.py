@@ -79,6 +79,12 @@ class Twins(RuleBasedStateMachine):
         self.kernel.maintain(self.now, lines)
         self.twin.maintain(self.now, lines)
 
+    @rule()
+    def populate(self) -> None:
+        while self.kernel.populate_due:
+            self.kernel.populate()
+        assert not self.twin.populate_due
+
     @rule(back=st.integers(0, 5_000))
     def time_never_goes_back(self, back: int) -> None:
         now = max(0, self.now - back)

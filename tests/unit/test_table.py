@@ -4,6 +4,7 @@ from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import psutil  # type: ignore[import-untyped,unused-ignore]
 import pytest
 
 from pulsering_server import _table, _table_reference
@@ -267,6 +268,45 @@ def test_everything_is_given_back_after_one_sweep(make: Callable[..., Any]) -> N
     assert table.entries == 0
     assert full > 10 * (empty + 1_000)
     assert table.memory_bytes <= empty + 4096
+
+
+def test_what_growing_needs_next_is_populated_before_it_is_due_and_once() -> None:
+    table = _table.Table(ttl_ms=TTL)
+    lines, first, populated_early, calls = table.stats()["lines"], 0, 0, 0
+    while table.stats()["growth_steps"] < 5:
+        table.heartbeat(packed(range(first, first + 10)), 0)
+        first += 10
+        while table.populate_due:
+            populated_early += table.stats()["migrating"] == 0
+            calls += 1
+            table.populate()
+    blocks = table.stats()["lines"] // 32_768 + 1
+    assert 5 <= populated_early
+    assert calls <= 2 * 5 * blocks
+    assert table.stats()["lines"] > lines
+    assert table.online == first
+
+
+def test_populated_memory_of_a_table_that_never_grows_goes_back() -> None:
+    table = _table.Table(ttl_ms=TTL, _lines=1 << 18)
+    resident = psutil.Process().memory_info
+    users = 0
+    while not table.populate_due:
+        table.heartbeat(packed(range(users, users + 1_000)), 0)
+        users += 1_000
+    before = resident().rss
+    while table.populate_due:
+        table.populate()
+    populated = resident().rss - before
+    if populated < 4 << 20:
+        pytest.skip("this system does not populate memory on advice: Linux 5.14")
+    table.advance(2 * TTL)
+    while table.maintain(2 * TTL, 10**6):
+        pass
+    table.advance(4 * TTL)
+    while table.maintain(4 * TTL, 10**6):
+        pass
+    assert resident().rss < before - (12 << 20)
 
 
 def test_lines_of_every_layout_answer_exactly() -> None:

@@ -1,0 +1,31 @@
+"""Memory for a growing table, found before it is needed and beside the event loop.
+
+The first touch of 2 MiB takes the system a tenth of a millisecond, on a virtual machine up to ten: too long
+for the loop. So a thread touches what growing needs next, from shortly before it is due. Invariant: answers
+do not depend on it; a table that outruns it finds its memory by itself.
+"""
+
+import asyncio
+from typing import Final, Protocol
+
+__all__ = ["populate_ahead"]
+
+PERIOD_S: Final = 0.1
+"""How often to look: at 10^6 new users a second a table takes 24 MB of new memory in that time, and 16 MiB are ready."""
+
+
+class Populated(Protocol):
+    """What is asked of a table."""
+
+    @property
+    def populate_due(self) -> bool: ...
+
+    def populate(self) -> None: ...
+
+
+async def populate_ahead(table: Populated) -> None:
+    """Run for as long as the node does."""
+    while True:
+        while table.populate_due:
+            await asyncio.to_thread(table.populate)
+        await asyncio.sleep(PERIOD_S)
