@@ -18,7 +18,7 @@ from pulsering_server.config_cores import shards_of
 from pulsering_server.config_errors import Problem, in_file_order
 from pulsering_server.units import about_size
 
-__all__ = ["Machine", "advise", "this_machine"]
+__all__ = ["Machine", "advise", "memory_of_group", "this_machine"]
 
 SHARE_DEVIATION_MAX: Final = 0.10
 """Of a node's share of users from what its weight says. Up to ten nodes differ by half of that by chance."""
@@ -35,7 +35,7 @@ class Machine(NamedTuple):
 def this_machine() -> Machine:
     """Return the limits of this process and of the machine or container that it runs in."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    found = [bytes_ for bytes_ in (_memory_of_machine(), _memory_of_group()) if bytes_ is not None]
+    found = [bytes_ for bytes_ in (_memory_of_machine(), memory_of_group()) if bytes_ is not None]
     return Machine(None if hard == resource.RLIM_INFINITY else hard, min(found, default=None))
 
 
@@ -105,12 +105,13 @@ def _share_advice(reading: Reading) -> Iterator[Problem]:
     if not off:
         return
     named = ", ".join(
-        f"{share.name} {share.held:.0%} instead of {share.fair:.0%}" for share in off[:SHARES_SHOWN_MAX]
+        f"{share.name} {100 * share.held:.3g}% instead of {100 * share.fair:.3g}%"
+        for share in off[:SHARES_SHOWN_MAX]
     )
     more = f" and {len(off) - SHARES_SHOWN_MAX} more" if len(off) > SHARES_SHOWN_MAX else ""
     message = (
-        f"nodes: {len(off)} of {len(shares)} hold a share of the users that differs by over"
-        f" {SHARE_DEVIATION_MAX:.0%} from their weight, as {_why(reading.config, off)}: {named}{more}"
+        f"nodes: the share of the users is over {SHARE_DEVIATION_MAX:.0%} off the weight at {len(off)} of"
+        f" {len(shares)} nodes, as {_why(reading.config, off)}: {named}{more}"
     )
     yield _warning(reading, ("nodes",), message)
 
@@ -161,7 +162,10 @@ def _memory_advice(reading: Reading, machine: Machine) -> Iterator[Problem]:
 
 
 def _warning(reading: Reading, path: tuple[str | int, ...], message: str) -> Problem:
+    """A warning at the key, or the closest around it; at no line if the file says nothing of the kind."""
     document = reading.document
+    if path[:1] not in document.values:
+        return Problem(message, warning=True)
     return document.problem(message, document.nearest(path), warning=True)
 
 
@@ -173,7 +177,7 @@ def _memory_of_machine() -> int | None:
     return next((int(line.split()[1]) << 10 for line in lines if line.startswith("MemTotal:")), None)
 
 
-def _memory_of_group(
+def memory_of_group(
     root: Path = Path("/sys/fs/cgroup"), process: Path = Path("/proc/self/cgroup")
 ) -> int | None:
     """The least that the cgroups (v2) around this process allow."""

@@ -12,7 +12,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from pulsering import limits
-from pulsering_server.config_admin import admin_problems, is_loopback
+from pulsering_server.config_admin import admin_problems
 from pulsering_server.config_cores import core_problems, cores_of, share_of, share_problems
 from pulsering_server.config_document import Document, Path, render_path
 from pulsering_server.config_errors import Problem
@@ -100,11 +100,16 @@ def _replica_problems(document: Document, replicas: object, nodes: list[Any]) ->
         return
     addresses = [_address(node.get("address")) if isinstance(node, dict) else None for node in nodes]
     hosts = {address.host for address in addresses if address}
-    if None not in addresses and replicas > len(hosts) and not all(map(is_loopback, hosts)):
+    if None not in addresses and replicas > len(hosts) and not all(map(_is_loopback, hosts)):
         on = "1 host" if len(hosts) == 1 else f"{len(hosts)} hosts"
         them = "the node is" if len(nodes) == 1 else f"the {len(nodes)} nodes are"
         message = f"{said} never share a host, but {them} on {on}: {', '.join(sorted(hosts))}"
         yield document.problem(f"{message} (add hosts, or replicas: {len(hosts)})", position)
+
+
+def _is_loopback(host: str) -> bool:
+    """As ``Topology`` has it, which clients go by as well."""
+    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def _limit_problems(document: Document, section: object, nodes: list[Any]) -> Iterator[Problem]:

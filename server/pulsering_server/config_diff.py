@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pulsering_server.config_keys import Key, keys
 from pulsering_server.config_schema import ClusterFile, NodeConfig
 
-__all__ = ["RELOAD", "Difference", "differences"]
+__all__ = ["RESTART", "Difference", "differences"]
 
 RELOAD: Final = "reload"
 RESTART: Final = "restart"

@@ -66,7 +66,7 @@ def _row(key: Key, section: str) -> str:
     name = f"`{key.path[-1]}`"
     if section not in ("top", "nodes"):
         name += f"<br>`{variable_of(key.path)}`"
-    takes = f"{key.change}; moves users" if key.moves else key.change or "see below"
+    takes = f"{key.change}; moves users" if key.moves else key.change or ("see below" if key.section else "-")
     cells = (name, kind, unit, allowed_values(key) or "-", shown, key.description, takes)
     return f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |"
 

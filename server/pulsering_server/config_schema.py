@@ -195,6 +195,7 @@ class NodeConfig(_Section):
         "",
         description="Rack or availability zone. Replicas go to different zones where there are enough; a"
         " node without one is a zone of its own.",
+        examples=["rack-1"],
         json_schema_extra=RELOAD_MOVES,
     )
     admin: Annotated[Address | None, BeforeValidator(before(parse_admin)), ADMIN_SCHEMA] = Field(

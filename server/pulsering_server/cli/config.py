@@ -133,7 +133,7 @@ def diff(
 
     before, after = load_config(old, NONE), load_config(new, NONE)
     found = differences(before, after)
-    share = moved(before.topology(), after.topology()) if any(each.moves for each in found) else 0.0
+    share = moved(before.topology(), after.topology()) if found else 0.0
     refusal = ""
     try:
         check_change(before.topology(), after.topology())
