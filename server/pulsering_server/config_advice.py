@@ -164,7 +164,7 @@ def _memory_advice(reading: Reading, machine: Machine) -> Iterator[Problem]:
 def _warning(reading: Reading, path: tuple[str | int, ...], message: str) -> Problem:
     """A warning at the key, or the closest around it; at no line if the file says nothing of the kind."""
     document = reading.document
-    if path[:1] not in document.values:
+    if path not in document.values and path[:1] not in document.values:
         return Problem(message, warning=True)
     return document.problem(message, document.nearest(path), warning=True)
 

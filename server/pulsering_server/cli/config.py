@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from pulsering_server.cli.exits import FAILED, OK
 from pulsering_server.cli.misuse import Misuse
@@ -106,7 +107,7 @@ def show(
         return
     columns = ("KEY", "VALUE", "ORIGIN", "WHERE") if origin else ("KEY", "VALUE")
     rows = [
-        (each.name, "-" if each.value is None else _text(each.value), each.origin, each.where)[: len(columns)]
+        (escape(each.name), _text(each.value), each.origin, escape(each.where))[: len(columns)]
         for each in found
     ]
     print_table(columns, rows)
@@ -158,7 +159,7 @@ def diff(
             }
         )
     elif found:
-        rows = [(each.name, _text(each.old), _text(each.new), each.takes) for each in found]
+        rows = [(escape(each.name), _text(each.old), _text(each.new), each.takes) for each in found]
         print_table(("KEY", "OLD", "NEW", "TAKES"), rows)
         if share:
             typer.echo(
@@ -250,4 +251,5 @@ def set_for_this_process(file: Path, settings: list[str]) -> None:
 
 
 def _text(value: object) -> str:
-    return "-" if value is None else value if isinstance(value, str) else json.dumps(value)
+    """A value as a cell of a table, whose brackets are no markup."""
+    return "-" if value is None else escape(value if isinstance(value, str) else json.dumps(value))
