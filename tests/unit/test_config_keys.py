@@ -29,7 +29,7 @@ def as_json(text: str) -> Any:
 
 
 def accepts(text: str) -> bool:
-    return jsonschema.Draft202012Validator(json_schema()).is_valid(as_json(text))
+    return bool(jsonschema.Draft202012Validator(json_schema()).is_valid(as_json(text)))
 
 
 # --- The keys -----------------------------------------------------------------------------------------------
