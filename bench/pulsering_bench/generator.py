@@ -104,9 +104,9 @@ class Generator:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._beat(group))
             group.create_task(self._play_crowd())
-            group.create_task(self._read(group, self.plan.pages_per_s, self._page))
-            group.create_task(self._read(group, self.plan.crowds_per_s, self._read_crowd))
-            group.create_task(self._read(group, self.plan.singles_per_s, self._single))
+            group.create_task(self._read(group, self.plan.pages_per_s, 0.5, self._page))
+            group.create_task(self._read(group, self.plan.crowds_per_s, 0.05, self._read_crowd))
+            group.create_task(self._read(group, self.plan.singles_per_s, 0.4, self._single))
 
     # --- Writing ----------------------------------------------------------------------------------------
 
@@ -126,7 +126,7 @@ class Generator:
 
     async def _play_crowd(self) -> None:
         # One call after the other: nobody of the trace beats and says goodbye at the same time.
-        async for _, _ in self._every(STEP_S * 2):
+        async for _, _ in self._every(STEP_S * 2, 0.45):
             step = self.crowd.step(self.elapsed)
             for rows, tell in ((step.beats, self._heartbeats), (step.goodbyes, self._goodbyes)):
                 if len(rows):
@@ -165,10 +165,14 @@ class Generator:
     # --- Reading ----------------------------------------------------------------------------------------
 
     async def _read(
-        self, group: asyncio.TaskGroup, per_s: float, ask: Callable[[float], Coroutine[Any, Any, None]]
+        self,
+        group: asyncio.TaskGroup,
+        per_s: float,
+        phase: float,
+        ask: Callable[[float], Coroutine[Any, Any, None]],
     ) -> None:
         slots = asyncio.Semaphore(IN_FLIGHT_MAX)
-        async for _, due in self._every(1 / per_s):
+        async for _, due in self._every(1 / per_s, phase):
             await slots.acquire()
             group.create_task(ask(due)).add_done_callback(lambda _: slots.release())
 
@@ -221,10 +225,13 @@ class Generator:
 
     # --- Pacing -----------------------------------------------------------------------------------------
 
-    async def _every(self, period: float) -> AsyncIterator[tuple[int, float]]:
-        """Yield (index, intended moment) until the plan's end; late ones follow at once, none is left out."""
+    async def _every(self, period: float, phase: float = 0.0) -> AsyncIterator[tuple[int, float]]:
+        """Yield (index, intended moment) until the plan's end; late ones follow at once, none is left out.
+
+        ``phase``, a part of the period, keeps apart what would not happen at one moment in life either.
+        """
         for index in range(round(self.plan.seconds / period)):
-            due = self.started + index * period
+            due = self.started + (index + phase) * period
             await asyncio.sleep(max(0.0, due - self.clock()))
             yield index, due
 

@@ -295,7 +295,7 @@ def lines_of(figures: TableFigures) -> list[str]:
         f"get                 {figures.get_per_s / 1e6:>16.1f} M users/s",
         f"get of one user     {figures.single_get_ns:>16.0f} ns, the call from Python included",
         f"longest call        {figures.longest_call_ms:>16.2f} ms",
-        f"populating 2 MiB    {figures.populate_ms:>16.2f} ms at most, by the system, in a node beside the calls",
+        f"populating 2 MiB    {figures.populate_ms:>16.2f} ms at most, by the system, beside the calls",
         f"get p99, mass expiry{figures.expiry_p99_ratio:>16.2f} x the p99 of the ticks before",
         f"resident, expired   {figures.rss_expired_bytes / 1e9:>16.3f} GB",
         f"wrong answers       {figures.wrong_answers:>16,}",
