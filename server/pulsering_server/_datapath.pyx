@@ -24,6 +24,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from pulsering_server._table cimport RawTally, Table
 
 from pulsering_server.durations import BUCKETS as _BUCKETS
+from pulsering_server.stats import ANSWERS as _ANSWERS
 
 cdef extern from *:
     """
@@ -40,6 +41,7 @@ cdef extern from *:
     static inline int bit_length(unsigned long long x) { return x ? 64 - __builtin_clzll(x) : 0; }
     """
     int bit_length(uint64_t) noexcept nogil
+    int bit_count "__builtin_popcountll" (uint64_t) noexcept nogil
 
 cdef enum:
     HEADER = 16
@@ -61,13 +63,20 @@ cdef enum:
     # The longest reply without states and ages: header, array, five integers of 9 bytes, two bin headers.
     REPLY_ROOM = HEADER + 1 + 5 * 9 + 2 * 5
 
+cdef uint64_t LOW_BITS = 0x5555555555555555
 cdef int64_t NO_BOUND = 0x7FFFFFFFFFFFFFFF
 cdef int64_t WRAP_US = (<int64_t>1 << 32) * 1000
 
 
-cdef struct Service:
+# As durations.Durations.
+cdef struct Histogram:
     uint64_t buckets[BUCKETS]
-    uint64_t total_ns
+    uint64_t total
+
+
+cdef inline void note(Histogram *histogram, int64_t units) noexcept nogil:
+    histogram.buckets[min(bit_length(<uint64_t>units), BUCKETS - 1)] += 1
+    histogram.total += units
 
 
 cdef inline int64_t monotonic_ns() noexcept nogil:
@@ -243,17 +252,18 @@ cdef class DataPath:
     cdef bint counted
     cdef uint64_t frame_counts[6]
     cdef uint64_t refusals
-    cdef uint64_t keys_read
-    cdef RawTally sum
+    cdef uint64_t answers[4]
+    cdef RawTally sums[6]
     cdef int64_t age_max
-    cdef Service service[6]
+    cdef uint64_t frames_stale
+    cdef Histogram ages
+    cdef Histogram service[6]
 
     def __cinit__(self):
         assert BUCKETS == _BUCKETS
-        memset(self.service, 0, sizeof(self.service))
+        assert _ANSWERS == ("offline", "online", "unknown", "moved")
         self.out = NULL
-        memset(self.frame_counts, 0, sizeof(self.frame_counts))
-        memset(&self.sum, 0, sizeof(RawTally))
+        self.forget()
 
     def __init__(self, table, keys_per_frame, frame_bytes_max, busy_body):
         self.table = table
@@ -338,15 +348,30 @@ cdef class DataPath:
                     self.answer_write(&request, age_ms, now, epoch)
                 work[0] += request.count
                 ended = monotonic_ns()
-                self.note_service(request.op, ended - began)
+                note(&self.service[request.op], ended - began)
                 began = ended
             offset[0] += request.size
             frames += 1
         return frames
 
-    cdef void note_service(self, int op, int64_t took_ns) noexcept nogil:
-        self.service[op].buckets[min(bit_length(<uint64_t>took_ns), BUCKETS - 1)] += 1
-        self.service[op].total_ns += took_ns
+    cdef inline void note_answers(self, const uint8_t *states, size_t count) noexcept nogil:
+        # By the word of 32 states, two bits each: what is left of the last one is zero.
+        cdef size_t size = (count + 3) >> 2, at = 0
+        cdef uint64_t word, ones, twos
+        cdef size_t online = 0, unknown = 0, moved = 0
+        while at < size:
+            word = 0
+            memcpy(&word, states + at, min(<size_t>8, size - at))
+            ones = word & LOW_BITS
+            twos = word >> 1 & LOW_BITS
+            moved += bit_count(ones & twos)
+            online += bit_count(ones & ~twos)
+            unknown += bit_count(twos & ~ones)
+            at += 8
+        self.answers[0] += count - online - unknown - moved
+        self.answers[1] += online
+        self.answers[2] += unknown
+        self.answers[3] += moved
 
     cdef bint parse(self, const uint8_t *data, size_t size, Request *request) noexcept nogil:
         cdef Cursor cursor
@@ -397,8 +422,11 @@ cdef class DataPath:
         self, const Request *request, int64_t age_ms, int64_t now, uint64_t epoch
     ) noexcept nogil:
         cdef RawTally tally
+        cdef RawTally *sum
         cdef uint8_t *at = self.out + self.used + HEADER
+        note(&self.ages, age_ms)
         self.age_max = max(self.age_max, age_ms)
+        self.frames_stale += age_ms >= <int64_t>self.ttl_ms
         age_ms = min(age_ms, <int64_t>(2 * self.ttl_ms))
         if request.op == HEARTBEAT:
             tally = self.table.raw_heartbeat(request.keys, request.count, age_ms)
@@ -406,10 +434,11 @@ cdef class DataPath:
             tally = self.table.raw_leave(
                 request.keys, request.count, age_ms, <int64_t>min(request.argument, self.ttl_ms)
             )
-        self.sum.accepted += tally.accepted
-        self.sum.stale += tally.stale
-        self.sum.refused += tally.refused
-        self.sum.moved += tally.moved
+        sum = &self.sums[request.op]
+        sum.accepted += tally.accepted
+        sum.stale += tally.stale
+        sum.refused += tally.refused
+        sum.moved += tally.moved
         at[0] = 0x95
         at = put_uint(at + 1, epoch)
         at = put_uint(at, tally.accepted)
@@ -422,13 +451,13 @@ cdef class DataPath:
         self, const Request *request, int64_t now, uint64_t epoch, uint64_t warming
     ) noexcept nogil:
         cdef uint8_t *at = self.out + self.used + HEADER
-        self.keys_read += request.count
         at[0] = 0x95
         at = put_uint(at + 1, epoch)
         at = put_uint(at, warming)
         at = put_uint(at, request.count)
         at = put_bin(at, (request.count + 3) >> 2)
         self.table.raw_get(request.keys, request.count, at)
+        self.note_answers(at, request.count)
         at += (request.count + 3) >> 2
         if request.argument:
             at = put_bin(at, request.count)
@@ -457,22 +486,35 @@ cdef class DataPath:
         if not self.counted:
             return
         self.counted = False
-        requests = stats.requests
         for op in (HEARTBEAT, LEAVE, GET):
-            requests[op] += self.frame_counts[op]
-            durations = stats.service[op]
-            durations.total_ns += self.service[op].total_ns
-            for bucket in range(BUCKETS):
-                durations.buckets[bucket] += self.service[op].buckets[bucket]
-        stats.keys_accepted += self.sum.accepted
-        stats.keys_stale += self.sum.stale
-        stats.keys_refused += self.sum.refused
-        stats.keys_moved += self.sum.moved
-        stats.keys_read += self.keys_read
+            stats.requests[op] += self.frame_counts[op]
+            hand_over(stats.service[op], &self.service[op])
+        hand_over(stats.frame_age, &self.ages)
+        for op, outcomes in ((HEARTBEAT, stats.heartbeats), (LEAVE, stats.leaves)):
+            outcomes["accepted"] += self.sums[op].accepted
+            outcomes["stale"] += self.sums[op].stale
+            outcomes["refused"] += self.sums[op].refused
+            outcomes["moved"] += self.sums[op].moved
+        for state, answer in enumerate(_ANSWERS):
+            stats.answers[answer] += self.answers[state]
+        stats.unknown[stats.cold] += self.answers[2]
         stats.errors[BUSY] += self.refusals
         stats.frame_age_ms_max = max(stats.frame_age_ms_max, self.age_max)
+        stats.frames_stale += self.frames_stale
+        self.forget()
+
+    cdef void forget(self) noexcept:
         memset(self.frame_counts, 0, sizeof(self.frame_counts))
-        memset(&self.sum, 0, sizeof(RawTally))
+        memset(self.answers, 0, sizeof(self.answers))
+        memset(self.sums, 0, sizeof(self.sums))
+        memset(&self.ages, 0, sizeof(self.ages))
         memset(self.service, 0, sizeof(self.service))
-        self.keys_read = 0
+        self.frames_stale = 0
         self.refusals = 0
+
+
+cdef hand_over(durations, const Histogram *histogram):
+    cdef int bucket
+    durations.total += histogram.total
+    for bucket in range(BUCKETS):
+        durations.buckets[bucket] += histogram.buckets[bucket]

@@ -5,8 +5,8 @@ the last slice took: well under a millisecond each, whatever the machine.
 """
 
 import asyncio
-import time
 from collections.abc import Callable
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Final
 
 import structlog
@@ -21,7 +21,7 @@ __all__ = ["Slices", "keep_house"]
 
 LINES_MIN: Final = 16
 LINES_MAX: Final = 65_536
-SLICE_S_MAX: Final = 0.0005
+SLICE_NS_MAX: Final = 500_000
 """Half of the millisecond that housekeeping may hold the loop, so that a slow slice still fits."""
 
 _WARNINGS: Final = frozenset({"node.stalled", "node.suspect", "node.removed"})
@@ -31,18 +31,18 @@ log = structlog.get_logger("pulsering_server.housekeeping")
 
 
 class Slices:
-    """How many lines the next slice takes; ``took`` tells it how long the last one was, in seconds."""
+    """How many lines the next slice takes; ``took`` tells it how long the last one was."""
 
     __slots__ = ("lines",)
 
     def __init__(self) -> None:
         self.lines = LINES_MIN
 
-    def took(self, seconds: float) -> None:
+    def took(self, ns: int) -> None:
         """Halve what was too long, double what was short by far."""
-        if seconds > SLICE_S_MAX:
+        if ns > SLICE_NS_MAX:
             self.lines = max(LINES_MIN, self.lines // 2)
-        elif seconds < SLICE_S_MAX / 3:
+        elif ns < SLICE_NS_MAX // 3:
             self.lines = min(LINES_MAX, self.lines * 2)
 
 
@@ -67,8 +67,11 @@ async def keep_house(
             log.warning("log.suppressed", what=name, lines=lines)
         due = 1
         while due:
-            began = time.perf_counter()
+            began_ns = perf_counter_ns()
             due = core.table.maintain(now_ms(), slices.lines)
-            slices.took(time.perf_counter() - began)
+            took_ns = perf_counter_ns() - began_ns
+            slices.took(took_ns)
+            core.counters.sweep.record(took_ns)
+            core.counters.sweep_lines_due = due
             await asyncio.sleep(0)
         await asyncio.sleep(core.tick_ms / 1000)

@@ -16,6 +16,7 @@ import asyncio
 import resource
 import socket
 from collections.abc import Callable
+from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import structlog
@@ -66,11 +67,15 @@ class Connection(asyncio.BufferedProtocol):
         "_session",
         "_transport",
         "_turn",
+        "bytes_received",
+        "bytes_sent",
         "held_bytes",
+        "since_ms",
     )
 
     def __init__(self, listener: "Listener") -> None:
-        self.held_bytes = 0
+        self.held_bytes = self.bytes_received = self.bytes_sent = 0
+        self.since_ms = listener.now_ms()
         self._listener = listener
         self._session: Session | None = None
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
@@ -101,6 +106,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, size: int) -> None:
         """Answer what arrived, or keep it for the turn when this peer's output is read again."""
+        self.bytes_received += size
         if self._session is not None and self._closing_ms is None:
             self._feed(self._listener.received[:size])
 
@@ -192,6 +198,7 @@ class Connection(asyncio.BufferedProtocol):
         self._output.clear()
         stats = self._listener.core.counters
         stats.bytes_sent += len(output)
+        self.bytes_sent += len(output)
         self._transport.write(output)
         unread = self._transport.get_write_buffer_size()
         if unread > self._listener.core.limits.output_close_bytes:
@@ -242,6 +249,21 @@ class Connection(asyncio.BufferedProtocol):
         """The other end's address, for the log."""
         name: Any = self._transport.get_extra_info("peername")
         return f"{name[0]}:{name[1]}" if isinstance(name, tuple) and len(name) >= 2 else str(name)
+
+    @property
+    def agent(self) -> str:
+        """What the peer calls itself; empty before HELLO."""
+        return self._session.agent if self._session is not None else ""
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that came and are not answered."""
+        return self._session.in_flight() if self._session is not None else 0
+
+    @property
+    def paused(self) -> bool:
+        """Whether its requests wait until it has read its replies."""
+        return self._paused_ms is not None
 
     def refuse(self, last_words: bytes) -> None:
         """Say why there is no session, and close."""
@@ -298,6 +320,7 @@ class Listener:
         self._waits = waits
         self._waited: int | None = None
         self._probe_timer: asyncio.TimerHandle | None = None
+        self._probe_due_ns = 0
         self.loop = asyncio.get_running_loop()
         self._connections: dict[Connection, None] = {}
         self._unswept: list[Connection] = []
@@ -324,9 +347,13 @@ class Listener:
             raise
         self._sweep_timer = self.loop.call_later(SWEEP_MS / 1000, self._sweep)
         self._waited = self._waits()
-        if self._waited is not None:
-            self._probe_timer = self.loop.call_later(limits.LOAD_PROBE_MS / 1000, self._probe)
+        self._probe_later()
         return self.address
+
+    @property
+    def connections(self) -> tuple[Connection, ...]:
+        """Those there are."""
+        return tuple(self._connections)
 
     def admit(self, connection: Connection) -> bool:
         """Take a new connection in, or refuse it because there are too many."""
@@ -379,10 +406,17 @@ class Listener:
             connection.held_bytes = 0
             connection.abort(Close.BUFFERS)
 
-    def _probe(self) -> None:
+    def _probe_later(self) -> None:
+        self._probe_due_ns = perf_counter_ns() + limits.LOAD_PROBE_MS * 1_000_000
         self._probe_timer = self.loop.call_later(limits.LOAD_PROBE_MS / 1000, self._probe)
+
+    def _probe(self) -> None:
+        """Note how late this is called, and whether the thread had to wait for work since the last time."""
+        self.core.counters.loop_lag.record(max(0, perf_counter_ns() - self._probe_due_ns))
+        self._probe_later()
         waited = self._waits()
-        self.core.note_load(self.now_ms(), waited=waited != self._waited)
+        if waited is not None:
+            self.core.note_load(self.now_ms(), waited=waited != self._waited)
         self._waited = waited
 
     def _sweep(self) -> None:

@@ -9,6 +9,7 @@ who is online has been heard again (``ownership``). ``online`` needs no warmth, 
 clock cannot be trusted forgets even that, and starts over. Invariant: while cold, no read says *offline*.
 """
 
+from collections import deque
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -19,7 +20,7 @@ from pulsering_server.config_schema import LimitsConfig
 from pulsering_server.datapath import DataPath
 from pulsering_server.overload import Overload
 from pulsering_server.ownership import Ownership, Refused, check_change
-from pulsering_server.stats import Stats
+from pulsering_server.stats import Cold, Stats
 from pulsering_server.table import Table
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ __all__ = ["AGENT", "Event", "NodeCore", "Refused"]
 
 _TABLE_USERS_MAX: Final = (1 << 32) - 1
 _U64: Final = (1 << 64) - 1
+
+EVENTS_KEPT: Final = 50
+"""The last of them are for whoever comes later and looks at the status."""
 
 
 def _agent() -> str:
@@ -78,6 +82,8 @@ class NodeCore:
         self.tick_ms = -(-topology.ttl_ms // topology.ticks_per_ttl)
         self.stall_ms = topology.ttl_ms // limits.STALLS_PER_TTL
         self._events: list[Event] = []
+        self.past: deque[tuple[int, Event]] = deque(maxlen=EVENTS_KEPT)
+        """The last events, each with its time."""
         self._lingers = False
         self._topology_body = encode_topology(topology.to_wire())
         self._started_ms = self._now_ms = self._ticked_ms = now_ms
@@ -120,11 +126,11 @@ class NodeCore:
         now_ms = max(now_ms, self._now_ms)
         stood_still_ms = now_ms - self._ticked_ms
         self._now_ms = self._ticked_ms = now_ms
+        self.counters.expiry_lag.record(max(0, stood_still_ms - self.tick_ms))
         if stood_still_ms > self.stall_ms:
             self.counters.stalls += 1
             self.counters.stalled_ms += stood_still_ms
-            self.ownership.turn_cold(now_ms)
-            self._answer_absent(now_ms)
+            self._turn_cold(Cold.STALL, now_ms)
             self._tell("node.stalled", stood_still_ms=stood_still_ms, bound_ms=self.stall_ms)
         elif self.ownership.turn_warm(now_ms):
             self._answer_absent(now_ms)
@@ -143,6 +149,10 @@ class NodeCore:
         self.counters.suspicions += 1
         self._tell("node.suspect", reason=reason, users_forgotten=self.table.online)
         self._lay_table(now_ms)
+        self._turn_cold(Cold.CLOCK, now_ms)
+
+    def _turn_cold(self, why: Cold, now_ms: int) -> None:
+        self.stats.cold = why  # what was counted until now belongs to what was before
         self.ownership.turn_cold(now_ms)
         self._answer_absent(now_ms)
 
@@ -152,6 +162,8 @@ class NodeCore:
         if not check_change(self.topology, topology):
             return
         epoch = self.topology.epoch
+        if not self.warming_ms(now_ms):
+            self.stats.cold = Cold.TOPOLOGY
         gained, lost = self.ownership.follow(topology, now_ms)
         self.topology, self._topology_body = topology, encode_topology(topology.to_wire())
         self._answer_absent(now_ms)
@@ -169,8 +181,18 @@ class NodeCore:
         """How long reads may still say *unknown* for users not held; 0 when warm."""
         return self.ownership.warming_ms(now_ms)
 
+    def unready(self, now_ms: int) -> str:
+        """Why others should be asked: ``draining``, ``removed`` or ``warming``; empty when ready."""
+        if self.draining:
+            return "draining"
+        if self.ownership.removed:
+            return "removed"
+        return "warming" if self.warming_ms(now_ms) else ""
+
     def _tell(self, name: str, **facts: int | str) -> None:
-        self._events.append(Event(name, facts))
+        event = Event(name, facts)
+        self._events.append(event)
+        self.past.append((self._now_ms, event))
 
     def take_events(self) -> list[Event]:
         """What happened since the last call."""

@@ -71,8 +71,7 @@ class Ownership:
         """Heartbeats may have been missed until now, of any slot."""
         self._warm_at_ms = array("q", [now_ms + self._linger_ms]) * SLOTS
         self._uniform = True
-        owns = self.groups.count(NOT_OWNED) < SLOTS
-        self._next_ms = self._last_ms = now_ms + self._linger_ms if owns else 0
+        self._next_ms = self._last_ms = now_ms + self._linger_ms if self.slots else 0
 
     def turn_warm(self, now_ms: int) -> bool:
         """Whether some slot's time has come since the last call, so that ``absent`` says something else."""
@@ -131,6 +130,8 @@ class Ownership:
 
     def _note_owned(self) -> None:
         """What is only known of the topology: the slots of others, and whether all are."""
+        self.slots = SLOTS - self.groups.count(NOT_OWNED)
+        """How many it owns, at any rank."""
         self._moved = bytes(MOVED if group == NOT_OWNED else OFFLINE for group in self.groups)
         self.removed = all(node.name != self.name for node in self.topology.nodes)
         """Whether the topology has no such node (any more)."""

@@ -38,7 +38,7 @@ from pulsering.wire import (
 )
 from pulsering_server.datapath import FrameAge
 from pulsering_server.foreign import PEEK_BYTES, recognise
-from pulsering_server.stats import Close
+from pulsering_server.stats import OUTCOMES, Close
 
 if TYPE_CHECKING:
     from pulsering_server.node import NodeCore
@@ -80,6 +80,7 @@ class Session:
         "_reader",
         "_replies",
         "_work",
+        "agent",
         "backlog",
         "closed",
     )
@@ -87,6 +88,8 @@ class Session:
     def __init__(self, core: "NodeCore", now_ms: int) -> None:
         self.closed: Close | None = None
         self.backlog = False
+        self.agent = ""
+        """What the peer calls itself, in its own words: escape it before anybody reads it."""
         self._core = core
         self._reader = FrameReader()
         self._age: FrameAge | None = None
@@ -104,6 +107,15 @@ class Session:
     def greeted(self) -> bool:
         """Whether HELLO is done."""
         return self._age is not None
+
+    def in_flight(self) -> int:
+        """Requests that came and are not answered, of which the last may not be all there."""
+        buffer, start = self._reader.buffered
+        requests = 0
+        while len(buffer) - start >= HEADER_BYTES:
+            start += HEADER_BYTES + int.from_bytes(buffer[start + 8 : start + 12], "little")
+            requests += 1
+        return requests + (len(buffer) > start)
 
     # -- bytes in, bytes out ---------------------------------------------------------------------------------
 
@@ -244,6 +256,7 @@ class Session:
             )
         core.counters.requests[Op.HELLO] += 1
         self._age = FrameAge(frame.sender_ms, now_ms)
+        self.agent = hello.agent
         self._reader.frame_bytes_max = core.limits.frame_bytes
         return encode_map(core.welcome(now_ms))
 
@@ -275,7 +288,7 @@ class Session:
             self._work -= request.key_count
             states = core.table.get(request.keys, now_ms)
             ages = core.table.get_ages(request.keys, now_ms) if request.argument else b""
-            stats.keys_read += request.key_count
+            stats.note_answers(states, request.key_count)
             body = encode_get_reply(epoch, core.warming_ms(now_ms), request.key_count, states, ages)
             return self._reply_done(frame, body, now_ms, began_ns)
         ttl_ms = core.topology.ttl_ms
@@ -284,16 +297,17 @@ class Session:
         if not core.overload.admits_write(age_ms):
             return self._busy(frame, now_ms)
         self._work -= request.key_count
+        stats.frame_age.record(age_ms)
         stats.frame_age_ms_max = max(stats.frame_age_ms_max, age_ms)
+        stats.frames_stale += age_ms >= ttl_ms
         age_ms = min(age_ms, 2 * ttl_ms)
         if frame.op == Op.HEARTBEAT:
             tally = core.table.heartbeat(request.keys, now_ms, age_ms)
         else:
             tally = core.table.leave(request.keys, now_ms, age_ms, min(request.argument, ttl_ms))
-        stats.keys_accepted += tally.accepted
-        stats.keys_stale += tally.stale
-        stats.keys_refused += tally.refused
-        stats.keys_moved += tally.moved
+        outcomes = stats.heartbeats if frame.op == Op.HEARTBEAT else stats.leaves
+        for outcome, users in zip(OUTCOMES, tally, strict=True):
+            outcomes[outcome] += users
         return self._reply_done(frame, encode_write_reply(WriteReply(epoch, *tally)), now_ms, began_ns)
 
     # -- words to the peer -----------------------------------------------------------------------------------

@@ -105,9 +105,9 @@ class RawPeer:
         await self.say(self.request(op, body))
         return await self.frame()
 
-    async def greet(self) -> messages.Welcome:
+    async def greet(self, agent: str = "raw peer") -> messages.Welcome:
         """HELLO."""
-        hello = messages.Hello(VERSION, VERSION, "", 0, 0, "raw peer")
+        hello = messages.Hello(VERSION, VERSION, "", 0, 0, agent)
         return messages.decode_welcome((await self.ask(Op.HELLO, messages.encode_map(hello))).body)
 
     async def error(self) -> messages.ErrorReply:

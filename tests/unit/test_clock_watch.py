@@ -103,7 +103,7 @@ def test_what_a_suspect_node_counted_is_not_forgotten() -> None:
     peer.beat(1, 2, 3)
     world.cores["a"].start_over("a reason", world.now_ms)
     peer.beat(4)
-    assert world.cores["a"].stats.keys_accepted == 4
+    assert world.cores["a"].stats.heartbeats["accepted"] == 4
 
 
 async def test_scenario_23_housekeeping_starts_over_while_the_clock_stands_still(

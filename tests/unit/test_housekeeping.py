@@ -5,27 +5,27 @@ import contextlib
 
 from support.node_driver import TTL_MS, World
 
-from pulsering_server.housekeeping import LINES_MAX, LINES_MIN, SLICE_S_MAX, Slices, keep_house
+from pulsering_server.housekeeping import LINES_MAX, LINES_MIN, SLICE_NS_MAX, Slices, keep_house
 
 
 def test_slices_shrink_when_slow_and_grow_when_fast() -> None:
     slices = Slices()
     for _ in range(50):
-        slices.took(SLICE_S_MAX / 10)
+        slices.took(SLICE_NS_MAX // 10)
     assert slices.lines == LINES_MAX
-    slices.took(SLICE_S_MAX * 2)
+    slices.took(SLICE_NS_MAX * 2)
     assert slices.lines == LINES_MAX // 2
     for _ in range(50):
-        slices.took(1.0)
+        slices.took(10**9)
     assert slices.lines == LINES_MIN
 
 
 def test_slices_settle_below_the_bound_on_any_machine() -> None:
-    for seconds_per_line in (1e-8, 1e-7, 1e-6, 1e-5):
+    for ns_per_line in (10, 100, 1_000, 10_000):
         slices = Slices()
         for _ in range(50):
-            slices.took(slices.lines * seconds_per_line)
-        assert slices.lines * seconds_per_line <= SLICE_S_MAX or slices.lines == LINES_MIN
+            slices.took(slices.lines * ns_per_line)
+        assert slices.lines * ns_per_line <= SLICE_NS_MAX or slices.lines == LINES_MIN
 
 
 async def test_housekeeping_turns_the_wheel_and_reclaims_what_expired() -> None:

@@ -196,7 +196,7 @@ def test_what_a_stalled_link_delivers_late_revives_nobody() -> None:
     old, new = (messages.decode_write_reply(reply.body, n) for reply, n in zip(replies, (2, 1), strict=True))
     assert (old.stale, new.accepted) == (2, 1)
     assert peer.get(1, 2, 3) == [OFFLINE, OFFLINE, ONLINE]
-    assert world.cores["a"].stats.keys_stale == 2
+    assert world.cores["a"].stats.heartbeats["stale"] == 2
 
 
 def test_a_late_heartbeat_counts_from_when_it_was_said() -> None:
@@ -334,7 +334,7 @@ def test_new_users_beyond_the_limit_are_refused_and_old_ones_stay() -> None:
     peer = world.connect()
     assert peer.beat(*range(10)).accepted == 10
     assert peer.beat(*range(5, 15)) == messages.WriteReply(1, 5, 0, 5, 0)
-    assert world.cores["a"].stats.keys_refused == 5
+    assert world.cores["a"].stats.heartbeats["refused"] == 5
 
 
 def test_ages_come_in_ticks() -> None:
