@@ -11,7 +11,7 @@ import pulsering
 from pulsering import errors
 
 SERVER_ONLY = [
-    "hdrhistogram", "numpy", "psutil", "pydantic", "pydantic_core", "pulsering_bench", "pulsering_server",
+    "aiohttp", "hdrhistogram", "numpy", "prometheus_client", "psutil", "pydantic", "pydantic_core", "pulsering_bench", "pulsering_server",
     "rich", "ruamel", "structlog", "typer", "uvloop",
 ]  # fmt: skip
 
