@@ -150,6 +150,24 @@ RESTART_MS_MAX: Final = 10_000
 STOP_GRACE_MS: Final = 1_000
 """Beyond DRAIN_MS for a process to end, and once more after it was told to hurry; then it is killed."""
 
+ADMIN_CONNECTIONS: Final = 16
+"""At the admin port, at once: some scrapers, probes and people, one request each. Part of FILES_RESERVED."""
+
+ADMIN_REQUEST_MS: Final = 10_000
+"""From accept to the last byte of the answer; Prometheus gives up after as long, and nobody drips in headers."""
+
+ADMIN_LINE_BYTES: Final = 4096
+"""A request line or a header field of it."""
+
+ADMIN_BODY_BYTES: Final = 4096
+"""The body of a request; none of them needs one."""
+
+ADMIN_TOKEN_FILE_BYTES: Final = 4096
+"""The file of tokens: a few dozen, one a line."""
+
+ADMIN_TOKEN_LETTERS_MIN: Final = 16
+"""Shorter ones can be guessed: a node answers some thousand guesses a second."""
+
 # --- Client -----------------------------------------------------------------------------------------------
 
 CALL_TIMEOUT_MS: Final = 250

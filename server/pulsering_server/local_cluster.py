@@ -48,6 +48,8 @@ class LocalNode:
     def __init__(self, config_path: Path, name: str) -> None:
         self.name = name
         self.address = ""
+        self.admin = ""
+        """Where it answers HTTP; empty if it does not."""
         self._config_path = config_path
         self._log_path = config_path.with_name(f"node-{name}.log")
         self._process: asyncio.subprocess.Process | None = None
@@ -79,7 +81,7 @@ class LocalNode:
             self._process = await child.spawn(self._config_path, self.name, *options, stderr=log)
         try:
             ready = await asyncio.wait_for(child.read_ready(self._process), READY_S)
-            self.address = ready["address"]
+            self.address, self.admin = ready["address"], ready.get("admin", "")
         except (TimeoutError, ValueError, KeyError) as error:
             await self.kill()
             raise NodeFailed(self.describe("did not get ready")) from error
@@ -126,7 +128,8 @@ class LocalCluster:
     """``async with LocalCluster(3) as cluster``: nodes that serve, and their ``url``.
 
     ``replicas`` is 2 where there are two nodes. ``limits`` are lines of the section of that name, such as
-    ``{"connections": 10}``. With ``config_path`` it runs the nodes of that file instead.
+    ``{"connections": 10}``. With ``admin`` each node has an admin port, any free one. With ``config_path`` it
+    runs the nodes of that file instead.
     """
 
     def __init__(
@@ -136,13 +139,15 @@ class LocalCluster:
         ttl_ms: int = 20_000,
         replicas: int | None = None,
         limits: dict[str, str | int] | None = None,
+        admin: bool = False,
         config_path: Path | None = None,
     ) -> None:
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         if config_path is None:
             self._directory = tempfile.TemporaryDirectory(prefix="pulsering-")
             config_path = Path(self._directory.name, "cluster.yaml")
-            text = _cluster_yaml(nodes, ttl_ms, min(2, nodes) if replicas is None else replicas, limits or {})
+            replicas = min(2, nodes) if replicas is None else replicas
+            text = _cluster_yaml(nodes, ttl_ms, replicas, limits or {}, "0" if admin else "off")
             config_path.write_text(text, "utf-8")
         self.config_path = config_path
         self.config: ClusterConfig = parse_config(config_path.read_text("utf-8"), str(config_path))
@@ -196,7 +201,7 @@ class LocalCluster:
                 self._directory.cleanup()
 
 
-def _cluster_yaml(nodes: int, ttl_ms: int, replicas: int, limits: dict[str, str | int]) -> str:
+def _cluster_yaml(nodes: int, ttl_ms: int, replicas: int, limits: dict[str, str | int], admin: str) -> str:
     lines = [
         "version: 1",
         "cluster: dev",
@@ -210,7 +215,7 @@ def _cluster_yaml(nodes: int, ttl_ms: int, replicas: int, limits: dict[str, str 
     for index in range(nodes):
         name = string.ascii_lowercase[index] if nodes <= len(string.ascii_lowercase) else f"n{index + 1}"
         host = f"127.0.0.{index + 1}"
-        lines.append(f'  - {{name: {name}, address: "{host}:{_free_port(host)}"}}')
+        lines.append(f'  - {{name: {name}, address: "{host}:{_free_port(host)}", admin: {admin}}}')
     return "\n".join(lines) + "\n"
 
 

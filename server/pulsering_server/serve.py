@@ -1,7 +1,8 @@
 """``pulsering serve``: one node, or one core of it, as a process, from its configuration to its exit code.
 
 Prints one line on stdout when it is ready, ``ready node=a address=127.0.0.1:7400 cluster=demo epoch=1``, and
-nothing else there; everything for people goes to the log on stderr. SIGTERM or SIGINT drains: clients are
+nothing else there; everything for people goes to the log on stderr. With an admin port (``admin``) the line
+has ``admin=127.0.0.1:8400`` as well. SIGTERM or SIGINT drains: the node is not ready any more, clients are
 told to leave, and the process ends when they have, or after ``DRAIN_MS``. A second signal ends it at once.
 SIGHUP has it read its configuration again, as it does by itself when the file changes (``config_watch``).
 A node of several cores is one process that keeps one more for each (``supervisor``); its one line comes when
@@ -22,7 +23,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 import uvloop
@@ -35,8 +36,13 @@ from pulsering_server.housekeeping import keep_house
 from pulsering_server.huge_pages import why_no_huge_pages
 from pulsering_server.listener import Listener
 from pulsering_server.node import AGENT, NodeCore
+from pulsering_server.populating import populate_ahead
 from pulsering_server.signals import Signals
 from pulsering_server.supervisor import supervise
+
+if TYPE_CHECKING:
+    from pulsering_server.admin import Admin
+    from pulsering_server.config_values import Address
 
 __all__ = ["CannotServe", "ready_line", "run", "serve"]
 
@@ -113,10 +119,18 @@ async def serve(
     signals = Signals(loop)
     loop.set_exception_handler(_log_loop_exception)
     house = asyncio.create_task(keep_house(core, clock.now_ms, rate_limit, clock.wall_ms))
-    tasks = [house]
+    tasks = [house, asyncio.create_task(populate_ahead(core.table))]
+    watch: ConfigWatch | None = None
     if config_path is not None:
         watch = ConfigWatch(config_path, config, core, clock.now_ms)
         tasks.append(asyncio.create_task(watch.run(signals.reload)))
+    admin = None
+    try:
+        if shard.admin is not None:
+            admin = await _open_admin(shard.admin, listener, config, signals, watch)
+    except CannotServe:
+        await _end(listener, signals, tasks, admin)
+        raise
     gc.collect()
     gc.freeze()
     if (reason := why_no_huge_pages()) is not None:
@@ -125,6 +139,7 @@ async def serve(
         "node.ready",
         agent=AGENT,
         address=_join(*address),
+        admin=str(admin.address) if admin is not None else "off",
         cluster=config.cluster,
         epoch=config.epoch,
         topology_hash=f"{core.topology.hash:016x}",
@@ -132,15 +147,53 @@ async def serve(
         warming_ms=core.warming_ms(clock.now_ms()),
         connections=limit.connections,
     )
-    (on_ready or _print_ready)(ready_line(config, node_name, address))
+    (on_ready or _print_ready)(
+        ready_line(config, node_name, address, str(admin.address) if admin is not None else None)
+    )
     try:
         return await _until_stopped(listener, signals, tasks)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await listener.close()
-        signals.close()
+        await _end(listener, signals, tasks, admin)
+
+
+async def _open_admin(
+    where: "Address",
+    listener: Listener,
+    config: ClusterConfig,
+    signals: Signals,
+    watch: ConfigWatch | None,
+) -> "Admin":
+    """Open the admin port; ``CannotServe`` if it cannot be, or must not."""
+    # Here and not above: a node without an admin port starts without an HTTP server's code.
+    from pulsering_server.admin import Admin, Exposed
+    from pulsering_server.admin_tokens import BadTokens, Tokens
+
+    name, file = listener.core.name, config.admin.token_file
+    directory = watch.path.parent if watch is not None else Path()
+    try:
+        tokens = Tokens(None if file is None else directory / file, os.environ)
+        admin = Admin(listener, config, tokens, drain=signals.first.set, watch=watch)
+        await admin.open(where)
+    except (BadTokens, Exposed) as error:
+        raise CannotServe(f"admin of node {name}: {error}", MISCONFIGURED) from None
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        message = f"node {name} cannot listen on {where}, which 'admin' says: {reason}"
+        raise CannotServe(message, FAILED) from None
+    return admin
+
+
+async def _end(
+    listener: Listener, signals: Signals, tasks: "list[asyncio.Task[None]]", admin: "Admin | None"
+) -> None:
+    """Let go of everything; the admin port tells of the end until there is nothing else."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await listener.close()
+    if admin is not None:
+        await admin.close()
+    signals.close()
 
 
 async def _serve_all(
@@ -155,9 +208,10 @@ async def _serve_all(
         cores.append((shard.name, options))
     node_name = shards[0].node.name
 
-    def ready(address: str) -> None:
+    def ready(facts: dict[str, str]) -> None:
+        address, admin = facts["address"], facts.get("admin")
         log.info("node.ready", agent=AGENT, address=address, cluster=config.cluster, cores=len(shards))
-        _print_ready(f"{_ready(config, node_name, address)} cores={len(shards)}")
+        _print_ready(f"{_ready(config, node_name, address, admin)} cores={len(shards)}")
 
     return await supervise(config_path, cores, ready)
 
@@ -218,13 +272,16 @@ def raise_file_limit(connections: int) -> None:
         )
 
 
-def ready_line(config: ClusterConfig, node_name: str, address: tuple[str, int]) -> str:
-    """What the process prints once it serves; ``dev.parse_ready`` reads it."""
-    return _ready(config, node_name, _join(*address))
+def ready_line(
+    config: ClusterConfig, node_name: str, address: tuple[str, int], admin: str | None = None
+) -> str:
+    """What the process prints once it serves; ``child.parse_ready`` reads it."""
+    return _ready(config, node_name, _join(*address), admin)
 
 
-def _ready(config: ClusterConfig, node_name: str, address: str) -> str:
-    return f"ready node={node_name} address={address} cluster={config.cluster} epoch={config.epoch}"
+def _ready(config: ClusterConfig, node_name: str, address: str, admin: str | None) -> str:
+    line = f"ready node={node_name} address={address} cluster={config.cluster} epoch={config.epoch}"
+    return line if admin is None else f"{line} admin={admin}"
 
 
 def _join(host: str, port: int) -> str:

@@ -48,7 +48,8 @@ class _Core:
 
     def __init__(self, config_path: Path, name: str, options: tuple[str, ...]) -> None:
         self.name = name
-        self.address = ""
+        self.facts: dict[str, str] = {}
+        """Of its ready line."""
         self.process: asyncio.subprocess.Process | None = None
         self._config_path = config_path
         self._options = options
@@ -58,8 +59,8 @@ class _Core:
         """Start its process; whether that came to serve."""
         self.process = await child.spawn(self._config_path, self.name, *self._options)
         try:
-            self.address = (await child.read_ready(self.process))["address"]
-        except (ValueError, KeyError):
+            self.facts = await child.read_ready(self.process)
+        except ValueError:
             child.send_signal(self.process, signal.SIGKILL)
             await self.process.wait()
             return False
@@ -100,12 +101,12 @@ class _Core:
 async def supervise(
     config_path: Path,
     cores: list[tuple[str, tuple[str, ...]]],
-    on_ready: Callable[[str], None],
+    on_ready: Callable[[dict[str, str]], None],
 ) -> int:
     """Run the cores, each a name and the options of its ``serve``; the exit code.
 
-    ``on_ready`` is told the address of the first once all serve. If one does not get ready at the start, none
-    is left and its exit code is ours.
+    ``on_ready`` is told the facts of the first one's ready line once all serve. If one does not get ready at
+    the start, none is left and its exit code is ours.
     """
     signals = Signals(asyncio.get_running_loop())
     node = [_Core(config_path, name, options) for name, options in cores]
@@ -119,7 +120,7 @@ async def supervise(
         if not told.done():
             if not all(started.result()):
                 return _first_failure(node)
-            on_ready(node[0].address)
+            on_ready(node[0].facts)
             keepers = [asyncio.create_task(core.keep()) for core in node]
             tasks += keepers
             await asyncio.wait((told, *keepers), return_when=asyncio.FIRST_COMPLETED)
