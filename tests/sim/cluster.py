@@ -38,14 +38,6 @@ LIMITS: Final = LimitsConfig.model_construct(connections=64)
 LOG_LINES_MAX: Final = 20_000
 
 
-class _NoTime:
-    """``time`` for housekeeping: a slice takes no time, so its size never depends on the machine."""
-
-    @staticmethod
-    def perf_counter() -> float:
-        return 0.0
-
-
 @contextlib.contextmanager
 def simulated(world: World) -> Iterator[None]:
     """Put the simulated things in place of the real ones for as long as this lasts."""
@@ -60,7 +52,8 @@ def simulated(world: World) -> Iterator[None]:
     try:
         with (
             patch.object(listener, "socket", FakeSocketModule()),
-            patch.object(housekeeping, "time", _NoTime),
+            # A slice takes no time, so that its size never depends on the machine.
+            patch.object(housekeeping, "perf_counter_ns", lambda: 0),
         ):
             yield
     finally:
@@ -122,6 +115,8 @@ class NodeProcess:
         waits: Callable[[], int | None] = lambda: process.waits if self.probed else None  # noqa: E731
         self.listener = Listener(self.core, now_ms, waits)
         await self.listener.open(self.machine.address, PORT)
+        if not self.probed and (probe := self.listener._probe_timer) is not None:
+            probe.cancel()
         await keep_house(self.core, now_ms, None, self.machine.clock.wall_ms)
 
     @property
