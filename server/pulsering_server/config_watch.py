@@ -1,9 +1,10 @@
 """Follows ``cluster.yaml`` while a node runs: a changed file, or SIGHUP, is the next topology or nothing.
 
 A file is read once it has looked the same twice, a second apart, so that one being written is left alone;
-SIGHUP reads it at once. It is checked as at the start, in a thread, and then the node follows it in one step.
-Whatever is wrong with it, from a typing error to an epoch that was not raised, is a line in the log, and the
-node goes on as it was. Invariant: the node never follows half a file.
+SIGHUP reads it at once. It is checked as at the start, in a thread, and then the node follows it in one step;
+whoever asks meanwhile waits for the next reading. Whatever is wrong with it, from a typing error to an epoch
+that was not raised, is a line in the log and a count, and the node goes on as it was. Invariant: the node
+never follows half a file.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import structlog
 
 from pulsering_server.config import ClusterConfig, ConfigErrors, load_config
+from pulsering_server.config_diff import RESTART, differences
 from pulsering_server.config_errors import Problem
 from pulsering_server.ownership import Refused
 
@@ -70,7 +72,8 @@ class Sight:
 
 
 def _line_of(problem: Problem) -> str:
-    where = "" if problem.position is None else f"{problem.position.line}:{problem.position.column}: "
+    at = problem.position
+    where = "" if at is None else f"{at.source or f'{at.line}:{at.column}'}: "
     return f"{where}{problem.message}"
 
 
@@ -86,6 +89,9 @@ class ConfigWatch:
         self._core = core
         self._now_ms = now_ms
         self._sight = Sight()
+        self._turn = asyncio.Lock()
+        self.problems: tuple[str, ...] = ()
+        """What was wrong with the file when it was last read."""
 
     async def run(self, told: asyncio.Event) -> None:
         """Look now and then, and whenever ``told`` is set."""
@@ -101,17 +107,32 @@ class ConfigWatch:
                 await self.reload()
 
     async def reload(self) -> bool:
-        """Read the file and follow it; whether it could be followed."""
+        """Read the file and follow it; whether it could be followed, and if not, ``problems`` say why."""
+        stats = self._core.counters
+        async with self._turn:  # else one that began earlier could end later, with an older file
+            loaded = await self._follow()
+        stats.reload_ok = loaded
+        stats.reloads += loaded
+        stats.reloads_refused += not loaded
+        return loaded
+
+    async def _follow(self) -> bool:
         try:
             config, topology = await asyncio.to_thread(self._read)
-            self._core.follow(topology, self._now_ms())
         except ConfigErrors as errors:
-            for problem in errors.problems[:PROBLEMS_LOGGED_MAX]:
-                self._refuse(_line_of(problem), problems=len(errors.problems))
+            self._refuse([_line_of(problem) for problem in errors.problems])
             return False
+        except Exception as error:
+            # A mistake of ours, met by a file that nobody tried: no reason to end a node that serves.
+            log.exception("config.failed", file=str(self.path))
+            self._refuse([f"{type(error).__name__}: {error}"])
+            return False
+        try:
+            self._core.follow(topology, self._now_ms())
         except Refused as error:
-            self._refuse(str(error), problems=1)
+            self._refuse([str(error)])
             return False
+        self.problems = ()
         before, self.config = self.config, config
         if config == before:
             return True
@@ -130,15 +151,17 @@ class ConfigWatch:
         topology.owners  # noqa: B018 - the dear part: made here, beside the loop, and kept
         return config, topology
 
-    def _refuse(self, reason: str, problems: int) -> None:
-        follows = self._core.topology.epoch
-        log.error("config.refused", file=str(self.path), reason=reason, problems=problems, follows=follows)
+    def _refuse(self, reasons: list[str]) -> None:
+        self.problems = tuple(reasons)
+        follows, file = self._core.topology.epoch, str(self.path)
+        for reason in reasons[:PROBLEMS_LOGGED_MAX]:
+            log.error("config.refused", file=file, reason=reason, problems=len(reasons), follows=follows)
 
     def _not_followed(self, before: ClusterConfig, after: ClusterConfig) -> str:
-        """What has changed in the file besides the topology, and is not taken up by a running node."""
-        ours = self._core.name
-        changed = ["limits"] if before.limits != after.limits else []
-        old, new = before.shards_named(ours), after.shards_named(ours)
-        if old and new and old[0].address != new[0].address:
-            changed.append("address")
-        return ", ".join(changed)
+        """What has changed in the file and is not taken up by this node while it runs."""
+        ours = {shard.node.name for shard in before.shards_named(self._core.name)}
+        return ", ".join(
+            each.name
+            for each in differences(before, after)
+            if each.effect == RESTART and (not each.node or each.node in ours)
+        )

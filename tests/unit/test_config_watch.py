@@ -152,7 +152,64 @@ async def test_what_waits_for_the_next_start_is_said(watch: ConfigWatch) -> None
     write(watch.path, 2, connections=20, port=7500)
     with structlog.testing.capture_logs() as lines:
         assert await watch.reload()
-    assert lines[0]["at_the_next_start"] == "limits, address"
+    assert lines[0]["at_the_next_start"] == "limits.connections, nodes[a].address"
+
+
+async def test_what_waits_for_the_next_start_of_another_node_is_not_ours_to_say(watch: ConfigWatch) -> None:
+    text = FILE.format(epoch=2, more="", ttl="20s", connections=10, port=7400)
+    watch.path.write_text(text.replace("127.0.0.2:7400", "127.0.0.2:7500"))
+    with structlog.testing.capture_logs() as lines:
+        assert await watch.reload()
+    assert "at_the_next_start" not in lines[0]
+
+
+async def test_reloads_are_counted_by_how_they_went(watch: ConfigWatch) -> None:
+    counters = core_of(watch).counters
+    before = (counters.reloads, counters.reloads_refused)
+    write(watch.path, 2, C)
+    assert await watch.reload()
+    assert counters.reload_ok
+    write(watch.path, 1)
+    assert not await watch.reload()
+    assert not counters.reload_ok
+    assert (counters.reloads, counters.reloads_refused) == (before[0] + 1, before[1] + 1)
+
+
+async def test_who_asks_while_a_file_is_read_waits_and_reads_the_newer_one(watch: ConfigWatch) -> None:
+    """Otherwise the reading that began first could end last, and be refused for its older epoch."""
+    write(watch.path, 2, C)
+    first = asyncio.create_task(watch.reload())
+    await asyncio.sleep(0)
+    newer = watch.path.with_name("newer.yaml")
+    write(newer, 3)
+    newer.replace(watch.path)
+    second = asyncio.create_task(watch.reload())
+    assert all(await asyncio.gather(first, second))
+    assert core_of(watch).topology.epoch == 3
+
+
+async def test_a_mistake_of_ours_does_not_end_the_node(
+    watch: ConfigWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_path: Path) -> None:
+        raise RuntimeError("a file that nobody tried")
+
+    monkeypatch.setattr(config_watch, "load_config", fail)
+    before = (core_of(watch).topology, watch.config)
+    with structlog.testing.capture_logs() as lines:
+        assert not await watch.reload()
+    assert (core_of(watch).topology, watch.config) == before
+    assert [line["event"] for line in lines] == ["config.failed", "config.refused"]
+    assert lines[1]["reason"] == "RuntimeError: a file that nobody tried"
+
+
+async def test_a_variable_that_cannot_be_is_named_in_the_log(
+    watch: ConfigWatch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PULSERING_LIMITS__MEMORY", "8GB")
+    with structlog.testing.capture_logs() as lines:
+        assert not await watch.reload()
+    assert lines[0]["reason"].startswith("environment: limits.memory: unknown unit 'GB'")
 
 
 async def test_the_same_file_again_is_no_news(watch: ConfigWatch) -> None:
