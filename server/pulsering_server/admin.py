@@ -55,6 +55,8 @@ _HEADERS: Final = {
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+_EOF: Final = b"# EOF\n"
+"""How OpenMetrics ends."""
 _FULL: Final = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
 
 log = structlog.get_logger("pulsering_server.admin")
@@ -228,9 +230,16 @@ class Admin:
     async def _get_metrics(self, request: web.Request) -> web.Response:
         # Listing a process's files takes milliseconds where there are thousands: beside the loop.
         process = await asyncio.to_thread(lambda: list(self._process.collect()))
+        families = [*self._metrics.collect(), *process]
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        body = encode(_Scrape([*self._metrics.collect(), *process]))
-        return web.Response(body=body, headers={"Content-Type": content_type})
+        body, part = bytearray(), b""
+        for family in families:
+            part = encode(_One(family))
+            body += part.removesuffix(_EOF)
+            await asyncio.sleep(0)  # all of it would hold the loop for milliseconds
+        if part.endswith(_EOF):
+            body += _EOF
+        return web.Response(body=bytes(body), headers={"Content-Type": content_type})
 
     async def _get_healthy(self, _request: web.Request) -> web.Response:
         return _text(HTTPStatus.OK, "healthy")
@@ -270,14 +279,14 @@ class Admin:
         return _json({"draining": True, "drain_ms": limits.DRAIN_MS}, HTTPStatus.ACCEPTED)
 
 
-class _Scrape:
-    """What an encoder takes for a registry: some families, collected already."""
+class _One:
+    """What an encoder takes for a registry: one family, collected already."""
 
-    def __init__(self, families: list[Metric]) -> None:
-        self._families = families
+    def __init__(self, family: Metric) -> None:
+        self._family = family
 
     def collect(self) -> list[Metric]:
-        return self._families
+        return [self._family]
 
 
 class _Full(asyncio.Protocol):

@@ -347,7 +347,8 @@ class Listener:
             raise
         self._sweep_timer = self.loop.call_later(SWEEP_MS / 1000, self._sweep)
         self._waited = self._waits()
-        self._probe_later()
+        if self._waited is not None:
+            self._probe_later()
         return self.address
 
     @property
@@ -415,8 +416,7 @@ class Listener:
         self.core.counters.loop_lag.record(max(0, perf_counter_ns() - self._probe_due_ns))
         self._probe_later()
         waited = self._waits()
-        if waited is not None:
-            self.core.note_load(self.now_ms(), waited=waited != self._waited)
+        self.core.note_load(self.now_ms(), waited=waited != self._waited)
         self._waited = waited
 
     def _sweep(self) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 from structlog.testing import capture_logs
 from support.http import CONFIG, TOKEN, ask, asked, parse, parse_openmetrics, say
@@ -20,6 +21,7 @@ from pulsering_server import admin as admin_module
 from pulsering_server.admin import Exposed
 from pulsering_server.config import load_config
 from pulsering_server.config_watch import ConfigWatch
+from pulsering_server.metrics import FAMILIES
 
 GETS = ["/metrics", "/-/healthy", "/-/ready", "/status", "/connections"]
 
@@ -52,6 +54,37 @@ async def test_metrics_come_in_the_format_that_is_accepted() -> None:
         modern = await it.get("/metrics", Accept=wanted)
         assert modern.headers["content-type"].startswith("application/openmetrics-text")
         assert {metric.name for metric in parse_openmetrics(modern.text)} == names
+        assert modern.text.count("# EOF") == 1
+        assert "# EOF" not in plain.text
+
+
+@on_each_loop
+async def test_a_scrape_lets_the_loop_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data is served between any two families, so a scrape holds it up for less than a millisecond."""
+    turns, at = 0, list[int]()
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def choose(accept: str) -> Any:
+        encode, content_type = choose_encoder(accept)
+
+        def noted(family: Any) -> bytes:
+            at.append(turns)
+            return encode(family)
+
+        return noted, content_type
+
+    monkeypatch.setattr(admin_module, "choose_encoder", choose)
+    async with asked() as it:
+        counting = asyncio.create_task(count())
+        assert (await it.get("/metrics")).status == 200
+        counting.cancel()
+        await asyncio.wait((counting,))
+    assert len(set(at)) == len(at) > len(FAMILIES)
 
 
 @on_each_loop
