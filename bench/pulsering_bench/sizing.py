@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from pulsering import limits
+from pulsering.topology import Node, Topology
 
 __all__ = ["Demand", "Profile", "Sizing", "Step", "load_profile", "size_of"]
 
@@ -235,6 +236,15 @@ def _nodes(sizing: Sizing, demand: Demand, profile: Profile) -> None:
         "users",
         f"{demand.users:,.0f} x {demand.replicas} / {shards:,}",
     )
+    largest = _largest_share(demand, nodes)
+    sizing.add(
+        "users_of_the_largest_shard",
+        demand.users * largest,
+        "users",
+        f"{demand.users:,.0f} x {largest:.3%}: of {shards:,} equal shards, placed as clients do, the "
+        f"largest owns {largest * shards / demand.replicas:.2f} times the mean",
+        "docs/protocol.md; pulsering plan shows your own nodes' shares",
+    )
     for name, users, made in (
         ("users_per_refresh_frame", work.refresh_users, f"{demand.batch:,} x {demand.replicas} replicas"),
         ("users_per_get_frame", work.get_users, f"{demand.batch:,}"),
@@ -269,6 +279,20 @@ def _nodes(sizing: Sizing, demand: Demand, profile: Profile) -> None:
         "of a core",
         f"{work.cores:.2f} cores of work / {shards:,} shards; {share:g} is planned with",
     )
+
+
+def _largest_share(demand: Demand, nodes: int) -> float:
+    """The part of all users that the largest shard holds: slots are many, but not endlessly many."""
+    ports = range(7400, 7400 + demand.cores_per_node)
+    zones = min(demand.zones, nodes)
+    shards = tuple(
+        Node(f"n{node}-{port}", f"10.0.{node >> 8}.{node & 255}", port, zone=f"z{node % zones}")
+        for node in range(nodes)
+        for port in ports
+    )
+    ttl_ms, ticks = limits.TTL_MS, limits.TICKS_PER_TTL
+    topology = Topology("size", 1, ttl_ms, ticks, demand.replicas, 0, shards)
+    return max(topology.shares(None).values())
 
 
 class _Work(NamedTuple):

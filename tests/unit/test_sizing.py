@@ -139,3 +139,10 @@ def test_command_prints_and_refuses(
     ):
         assert run(["size", *wrong]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_the_largest_shard_holds_more_than_the_mean_and_every_zone_counts() -> None:
+    for zones in (1, 2, 3):
+        sizing = size_of(Demand(users=1e9, online=1e9, cores_per_node=16, zones=zones), PROFILE)
+        mean, largest = sizing["users_per_shard"], sizing["users_of_the_largest_shard"]
+        assert mean < largest < 1.5 * mean
