@@ -51,17 +51,20 @@ class Problem:
     source: str = ""
     warning: bool = False
 
+    def where(self, file: str) -> str:
+        """Return ``file:line:column``, or what else set the value, or the file alone."""
+        if self.position is None:
+            return file
+        return self.position.source or f"{file}:{self.position.line}:{self.position.column}"
+
     def render(self, file: str) -> str:
         """Return one line, or three with the source line and a caret under the column."""
         kind = "warning" if self.warning else "error"
         message = printable(self.message)
         if len(message) > MESSAGE_WIDTH_MAX:
             message = message[: MESSAGE_WIDTH_MAX - 3] + "..."
-        if self.position is None:
-            return f"{file}: {kind}: {message}"
-        where = self.position.source or f"{file}:{self.position.line}:{self.position.column}"
-        head = f"{where}: {kind}: {message}"
-        if not self.source.strip():
+        head = f"{self.where(file)}: {kind}: {message}"
+        if self.position is None or not self.source.strip():
             return head
         column = min(self.position.column - 1, len(self.source))
         start = max(0, column - SOURCE_WIDTH_MAX // 2) if len(self.source) > SOURCE_WIDTH_MAX else 0

@@ -1,8 +1,10 @@
 """``pulsering serve`` and ``pulsering dev`` as real processes: ready line, signals, exit codes, no orphan."""
 
 import asyncio
+import json
 import os
 import signal
+import socket
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
@@ -147,6 +149,21 @@ async def test_a_broken_configuration_exits_2_with_every_error(tmp_path: Path) -
     assert (code, out) == (2, "")
     assert err.count("cluster.yaml:") >= 3
     assert "Traceback" not in err
+
+
+async def test_what_a_valid_file_may_not_mean_is_logged_at_the_start(tmp_path: Path) -> None:
+    """As `config validate` warns of it; the node starts all the same, here as far as its port."""
+    nodes = [f"  - {{name: {name}, address: 127.0.0.1:1, zone: z}}\n" for name in "ab"]
+    nodes[1] = nodes[1].replace(":1,", ":2,")
+    file = tmp_path / "cluster.yaml"
+    file.write_text("version: 1\ncluster: c\nepoch: 1\nreplicas: 2\nnodes:\n" + "".join(nodes))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        code, out, err = await run("serve", "-c", str(file), "--node", "a", "--port", port)
+    assert (code, out) == (1, "")
+    advice = [json.loads(line) for line in err.splitlines() if "config.advice" in line]
+    assert [(line["level"], line["at"]) for line in advice] == [("warning", f"{file}:4:11")]
+    assert "lose them together" in advice[0]["what"]
 
 
 async def test_connections_beyond_the_file_limit_exit_2() -> None:
