@@ -11,9 +11,11 @@ import os
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Final
+
+from pulsering_server.service_manager import VARIABLES
 
 __all__ = ["parse_ready", "read_ready", "send_signal", "spawn"]
 
@@ -21,14 +23,26 @@ _PR_SET_PDEATHSIG: Final = 1
 _LIBC: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
-async def spawn(config_path: Path, name: str, *options: str, stderr: IO[bytes] | None = None) -> Process:
-    """Start ``pulsering serve`` for a node or core; its log goes to ``stderr``, or to ours."""
+async def spawn(
+    config_path: Path,
+    name: str,
+    *options: str,
+    stderr: IO[bytes] | None = None,
+    service: Mapping[str, str] | None = None,
+) -> Process:
+    """Start ``pulsering serve`` for a node or core; its log goes to ``stderr``, or to ours.
+
+    ``service`` are variables that tell it whom to tell how it is (``service_manager``). What our own manager
+    left in our environment is not for it.
+    """
+    ours = {key: value for key, value in os.environ.items() if key not in VARIABLES}
     return await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "pulsering_server", "serve"),
         *("--config", str(config_path), "--node", name, *options),
         stdin=DEVNULL,
         stdout=PIPE,
         stderr=stderr,
+        env=ours | dict(service or {}),
         preexec_fn=_dying_with(os.getpid()) if _LIBC is not None else None,
         start_new_session=True,  # Ctrl-C is for whoever owns the children
     )

@@ -90,6 +90,9 @@ class ConfigWatch:
         self._now_ms = now_ms
         self._sight = Sight()
         self._turn = asyncio.Lock()
+        self.reading = False
+        self.on_reading: Callable[[], None] = lambda: None
+        """Called when ``reading`` has changed."""
         self.problems: tuple[str, ...] = ()
         """What was wrong with the file when it was last read."""
 
@@ -110,11 +113,19 @@ class ConfigWatch:
         """Read the file and follow it; whether it could be followed, and if not, ``problems`` say why."""
         stats = self._core.counters
         async with self._turn:  # else one that began earlier could end later, with an older file
-            loaded = await self._follow()
+            self._note_reading(True)
+            try:
+                loaded = await self._follow()
+            finally:
+                self._note_reading(False)
         stats.reload_ok = loaded
         stats.reloads += loaded
         stats.reloads_refused += not loaded
         return loaded
+
+    def _note_reading(self, reading: bool) -> None:
+        self.reading = reading
+        self.on_reading()
 
     async def _follow(self) -> bool:
         try:

@@ -14,6 +14,7 @@ import signal
 import socket
 import string
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -73,12 +74,17 @@ class LocalNode:
         except OSError:
             return ""
 
-    async def start(self, *options: str) -> None:
-        """Start it and wait until it serves; ``options`` go to ``pulsering serve``. Else ``NodeFailed``."""
+    async def start(self, *options: str, service: Mapping[str, str] | None = None) -> None:
+        """Start it and wait until it serves; ``options`` go to ``pulsering serve``. Else ``NodeFailed``.
+
+        ``service`` are variables that say to whom it reports, as systemd would set them.
+        """
         if self.running:
             raise RuntimeError(f"node {self.name} is already running")
         with self._log_path.open("ab") as log:
-            self._process = await child.spawn(self._config_path, self.name, *options, stderr=log)
+            self._process = await child.spawn(
+                self._config_path, self.name, *options, stderr=log, service=service
+            )
         try:
             ready = await asyncio.wait_for(child.read_ready(self._process), READY_S)
             self.address, self.admin = ready["address"], ready.get("admin", "")

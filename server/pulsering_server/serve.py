@@ -15,6 +15,7 @@ limits.
 import asyncio
 import contextlib
 import difflib
+import faulthandler
 import gc
 import os
 import resource
@@ -37,6 +38,7 @@ from pulsering_server.huge_pages import why_no_huge_pages
 from pulsering_server.listener import Listener
 from pulsering_server.node import AGENT, NodeCore
 from pulsering_server.populating import populate_ahead
+from pulsering_server.service_manager import Manager, State
 from pulsering_server.signals import Signals
 from pulsering_server.supervisor import supervise
 
@@ -66,6 +68,8 @@ def run(
 ) -> int:
     """Serve a node of a ``cluster.yaml``, or a core of it, until told to stop; the process's exit code."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until the node minds it, so that none ends it
+    if not faulthandler.is_enabled():
+        faulthandler.enable()  # a watchdog ends what hangs by SIGABRT: the log has where it hung
     try:
         config = load_config(config_path)
         shards = shards_named(config, node_name)
@@ -124,12 +128,16 @@ async def serve(
     if config_path is not None:
         watch = ConfigWatch(config_path, config, core, clock.now_ms)
         tasks.append(asyncio.create_task(watch.run(signals.reload)))
+    manager = Manager(lambda: _state_of(core, watch))
+    if watch is not None:
+        watch.on_reading = manager.tell
     admin = None
     try:
         if shard.admin is not None:
             admin = await _open_admin(shard.admin, listener, config, signals, watch)
     except CannotServe:
         await _end(listener, signals, tasks, admin)
+        manager.close()
         raise
     gc.collect()
     gc.freeze()
@@ -150,10 +158,12 @@ async def serve(
     (on_ready or _print_ready)(
         ready_line(config, node_name, address, str(admin.address) if admin is not None else None)
     )
+    tasks.append(asyncio.create_task(manager.run()))
     try:
-        return await _until_stopped(listener, signals, tasks)
+        return await _until_stopped(listener, signals, tasks, manager)
     finally:
         await _end(listener, signals, tasks, admin)
+        manager.close()
 
 
 async def _open_admin(
@@ -216,7 +226,25 @@ async def _serve_all(
     return await supervise(config_path, cores, ready)
 
 
-async def _until_stopped(listener: Listener, signals: Signals, tasks: "list[asyncio.Task[None]]") -> int:
+def _state_of(core: NodeCore, watch: ConfigWatch | None) -> State:
+    """How the node is, for whoever started it."""
+    now_ms = clock.now_ms()
+    reason, left_ms = core.unready(now_ms), core.warming_ms(now_ms)
+    status = f"{reason or 'serving'}, epoch {core.topology.epoch}, {core.table.online} users online"
+    if watch is not None and watch.problems:
+        status += f", {watch.path.name} refused: {logs.printable(watch.problems[0])}"
+    return State(
+        ready=reason != "warming",
+        status=f"{status}, warm in {left_ms / 1000:.0f} s" if reason == "warming" else status,
+        left_ms=left_ms,
+        reloading=watch is not None and watch.reading,
+        stopping=core.draining,
+    )
+
+
+async def _until_stopped(
+    listener: Listener, signals: Signals, tasks: "list[asyncio.Task[None]]", manager: Manager
+) -> int:
     """Wait for a signal, drain, and judge how it went; ``tasks`` never end by themselves."""
     told = asyncio.create_task(signals.first.wait())
     await asyncio.wait((told, *tasks), return_when=asyncio.FIRST_COMPLETED)
@@ -226,6 +254,8 @@ async def _until_stopped(listener: Listener, signals: Signals, tasks: "list[asyn
             log.error("node.failed", exc_info=task.exception())
             return FAILED
     log.info("node.draining", connections=listener.core.stats.connections_open, drain_ms=limits.DRAIN_MS)
+    listener.core.draining = True
+    manager.tell()
     draining = asyncio.create_task(listener.drain(limits.DRAIN_MS))
     hurried = asyncio.create_task(signals.second.wait())
     await asyncio.wait((draining, hurried), return_when=asyncio.FIRST_COMPLETED)

@@ -16,6 +16,8 @@ import structlog
 
 from pulsering import limits
 from pulsering_server import child
+from pulsering_server.core_reports import CoreReport, in_common
+from pulsering_server.service_manager import Manager
 from pulsering_server.signals import Signals
 
 __all__ = ["Restarts", "supervise"]
@@ -54,10 +56,13 @@ class _Core:
         self._config_path = config_path
         self._options = options
         self._restarts = Restarts()
+        self.report: CoreReport | None = None
+        """What it says of itself, where somebody wants to know."""
 
     async def start(self) -> bool:
         """Start its process; whether that came to serve."""
-        self.process = await child.spawn(self._config_path, self.name, *self._options)
+        service = None if self.report is None else self.report.environ
+        self.process = await child.spawn(self._config_path, self.name, *self._options, service=service)
         try:
             self.facts = await child.read_ready(self.process)
         except ValueError:
@@ -74,6 +79,8 @@ class _Core:
         while True:
             assert self.process is not None
             code = await self.process.wait()
+            if self.report is not None:
+                self.report.forget()
             served_ms = round((loop.time() - ready_s) * 1000) if serves else 0
             delay_ms = self._restarts.after(served_ms)
             log.error("core.ended", core=self.name, exit_code=code, served_ms=served_ms, restart_ms=delay_ms)
@@ -82,6 +89,10 @@ class _Core:
             ready_s = loop.time()
             if serves:
                 log.info("core.restarted", core=self.name, pid=self.process.pid)
+
+    def pid(self) -> int | None:
+        """Its process, if one was ever started."""
+        return None if self.process is None else self.process.pid
 
     @property
     def running(self) -> bool:
@@ -110,6 +121,7 @@ async def supervise(
     """
     signals = Signals(asyncio.get_running_loop())
     node = [_Core(config_path, name, options) for name, options in cores]
+    service = _Service(node, signals)
     keepers: list[asyncio.Task[None]] = []
     tasks: list[asyncio.Future[Any]] = [asyncio.create_task(_pass_on_reloads(node, signals))]
     told = asyncio.create_task(signals.first.wait())
@@ -128,13 +140,54 @@ async def supervise(
             if keeper.done():  # it never ends by itself: a fault of ours
                 keeper.result()
         await _cancel(tasks)
+        service.manager.tell()
         return await _drain([core for core in node if core.running], signals)
     finally:
-        await _cancel(tasks)
+        await _cancel([*tasks, *service.tasks])
         for core in node:
             core.tell(signal.SIGKILL)
         await asyncio.gather(*(core.end() for core in node))
+        service.close()
         signals.close()
+
+
+class _Service:
+    """The cores as one service of a manager that wants to know how it is, and that none of them hangs."""
+
+    def __init__(self, node: list[_Core], signals: Signals) -> None:
+        self.reports: list[CoreReport] = []
+        self.manager = Manager(
+            lambda: in_common([each.state for each in self.reports], stopping=signals.first.is_set())
+        )
+        self.tasks: list[asyncio.Future[Any]] = []
+        if not self.manager:
+            return
+        for core in node:
+            core.report = CoreReport(core.pid, self.manager.watchdog_us, self.manager.tell)
+            self.reports.append(core.report)
+        self.tasks.append(asyncio.create_task(self.manager.run()))
+        if self.manager.watchdog_us:
+            self.tasks.append(asyncio.create_task(self._watch(node)))
+
+    async def _watch(self, node: list[_Core]) -> None:
+        """End cores whose loop does not turn; whoever keeps them starts them again."""
+        told: set[int | None] = set()
+        while True:
+            await asyncio.sleep(self.manager.watchdog_us / 4e6)
+            for core in node:
+                if core.report is None or not core.report.overdue:
+                    continue
+                pid = core.pid()
+                log.error("core.hangs", core=core.name, pid=pid)
+                core.tell(signal.SIGKILL if pid in told else signal.SIGABRT)  # the latter logs where it hangs
+                told.add(pid)
+                core.report.excuse()
+
+    def close(self) -> None:
+        """Let go of all sockets."""
+        self.manager.close()
+        for report in self.reports:
+            report.close()
 
 
 async def _pass_on_reloads(node: list[_Core], signals: Signals) -> None:

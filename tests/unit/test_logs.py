@@ -74,3 +74,20 @@ def says(limit: logs.RateLimit, event: str) -> bool:
     except structlog.DropEvent:
         return False
     return True
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_person_at_a_terminal_reads_no_json() -> None:
+    out = Terminal()
+    logs.configure("a", stream=out)
+    try:
+        structlog.get_logger().warning("conn.closed", reason="idle")
+    finally:
+        structlog.reset_defaults()
+    assert "conn.closed" in out.getvalue()
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(out.getvalue())
