@@ -50,6 +50,17 @@ def test_the_alerts_fire_when_they_should_and_not_otherwise() -> None:
     assert "SUCCESS" in promtool("test", "rules", "pulsering.rules.test.yaml")
 
 
+def test_every_alert_is_made_to_fire() -> None:
+    """In the tests that promtool runs: a query that is only well-formed may still match nothing, ever."""
+    text = (RULES.parent / "pulsering.rules.test.yaml").read_text(encoding="utf-8")
+    tested = [case for test in YAML(typ="safe").load(text)["tests"] for case in test["alert_rule_test"]]
+    fired = {case["alertname"] for case in tested if case.get("exp_alerts")}
+    quiet = {case["alertname"] for case in tested if not case.get("exp_alerts")}
+    names = {rule["alert"] for rule in rules()}
+    assert names - fired == set()
+    assert names - quiet == set()
+
+
 @needs_promtool
 def test_the_sample_configuration_is_one() -> None:
     assert "SUCCESS" in promtool("check", "config", "prometheus.yml")
