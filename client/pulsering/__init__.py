@@ -15,6 +15,7 @@ from pulsering.errors import (
     Overloaded,
     PresenceError,
     ProtocolError,
+    Unauthorized,
     UnknownPresence,
     VersionMismatch,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "Reason",
     "Snapshot",
     "Status",
+    "Unauthorized",
     "UnknownPresence",
     "VersionMismatch",
 ]

@@ -16,7 +16,14 @@ from pulsering import limits
 from pulsering._backoff import Backoff
 from pulsering._circuit import Circuit, CircuitState
 from pulsering._connection import Connection, Request
-from pulsering.errors import ClientClosed, NodeDraining, NodeUnavailable, PresenceError, ProtocolError
+from pulsering.errors import (
+    ClientClosed,
+    NodeDraining,
+    NodeUnavailable,
+    PresenceError,
+    ProtocolError,
+    Unauthorized,
+)
 from pulsering.messages import Hello, Vitals, Welcome
 from pulsering.options import ClientOptions
 from pulsering.transport import Transport
@@ -292,7 +299,7 @@ class Channel:
 
     def _on_failure(self, error: PresenceError, backoff: Backoff) -> float:
         self.error = error
-        if isinstance(error, ProtocolError):
+        if isinstance(error, (ProtocolError, Unauthorized)):
             self._record(self.circuit.quarantine)
             delay = backoff.longest()
         else:
@@ -304,7 +311,7 @@ class Channel:
 
     def _on_lost(self, connection: Connection, error: PresenceError, backoff: Backoff) -> float:
         self.error = error
-        if isinstance(error, ProtocolError):
+        if isinstance(error, (ProtocolError, Unauthorized)):
             self._record(self.circuit.quarantine)
             return backoff.longest()
         if connection.draining_ms is not None:

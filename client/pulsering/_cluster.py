@@ -27,6 +27,7 @@ from pulsering.errors import (
     NoNodeReachable,
     PresenceError,
     ProtocolError,
+    Unauthorized,
 )
 from pulsering.options import ClientOptions
 from pulsering.topology import Node, Topology
@@ -259,6 +260,7 @@ class Cluster:
         waiting = seeds[::-1]
         running: dict[asyncio.Task[Topology], Address] = {}
         problems: list[tuple[str, str]] = []
+        unauthorized: Unauthorized | None = None
         try:
             while waiting or running:
                 if waiting:
@@ -277,6 +279,9 @@ class Cluster:
                     if not isinstance(error, PresenceError):
                         raise error
                     problems.append((str(seed), str(error)))
+                    if isinstance(error, Unauthorized):  # another may know the token already, or still
+                        unauthorized = error
+                        continue
                     if len(problems) == len(seeds) == 1 or isinstance(error, ClusterMismatch):
                         raise error if isinstance(error, ProtocolError) else self._unreachable(problems)
         finally:
@@ -284,7 +289,7 @@ class Cluster:
                 task.cancel()
             if running:
                 await asyncio.wait(running)
-        raise self._unreachable(problems)
+        raise unauthorized or self._unreachable(problems)
 
     def _unreachable(self, problems: list[tuple[str, str]]) -> NoNodeReachable:
         story = "; ".join(what for _, what in problems[:3])
@@ -403,6 +408,7 @@ class Cluster:
             epoch=topology.epoch if topology is not None else 0,
             topology_hash=topology.hash if topology is not None else 0,
             agent=self._options.agent or "pulsering-python",
+            token=self._options.token_now(),
         )
 
     # --- What channels tell ------------------------------------------------------------------------------

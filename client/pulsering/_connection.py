@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from pulsering import limits, messages
+from pulsering.credentials import explain
 from pulsering.errors import (
     ClusterMismatch,
     FrameError,
@@ -23,6 +24,7 @@ from pulsering.errors import (
     NodeUnavailable,
     PresenceError,
     ProtocolError,
+    Unauthorized,
     VersionMismatch,
 )
 from pulsering.transport import now_ms
@@ -223,7 +225,8 @@ class Connection(asyncio.Protocol):
             self._draining_error()
             if self.draining_ms is not None
             else NodeUnavailable(
-                f"{self.label}: connection lost ({exc or 'closed by the node'})", node=self.label
+                f"{self.label}: connection lost ({(exc and explain(exc)) or exc or 'closed by the node'})",
+                node=self.label,
             )
         )
 
@@ -331,6 +334,8 @@ class Connection(asyncio.Protocol):
                 return NodeBusy(text, node=self.label, op=op, retry_after=reply.after_ms / 1000)
             case ErrorCode.DRAINING:
                 return NodeDraining(text, node=self.label, op=op)
+            case ErrorCode.UNAUTHORIZED | ErrorCode.FORBIDDEN:
+                return Unauthorized(text, node=self.label, op=op)
             case ErrorCode.CLUSTER_MISMATCH:
                 return ClusterMismatch(text, node=self.label, op=op)
             case ErrorCode.UNSUPPORTED_VERSION:

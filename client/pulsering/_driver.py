@@ -16,7 +16,14 @@ from pulsering import limits
 from pulsering._calls import Call, Send
 from pulsering._cluster import Cluster
 from pulsering._connection import Outcome, Request
-from pulsering.errors import ClientClosed, ClientOverloaded, NodeBusy, NodeUnavailable, PresenceError
+from pulsering.errors import (
+    ClientClosed,
+    ClientOverloaded,
+    NodeBusy,
+    NodeUnavailable,
+    PresenceError,
+    Unauthorized,
+)
 from pulsering.wire import Op
 
 if TYPE_CHECKING:
@@ -195,6 +202,11 @@ class Driver:
             self.cluster.note_epoch(reply.epoch, channel.node)
             sends = run.call.on_reply(request.token, reply, now)
         else:
+            if isinstance(error, Unauthorized) and error.op is not None:  # as every owner would say
+                run.error = error
+                self._end(run)
+                run.on_end(run)
+                return
             if isinstance(error, NodeBusy):
                 channel.record_answer()
             sends = run.call.on_failure(request.token, error, now)

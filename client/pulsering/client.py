@@ -39,7 +39,7 @@ from pulsering.reports import Count, HeartbeatReport, Location, NodeStatus
 from pulsering.snapshot import Snapshot, kept_ids
 from pulsering.status import Reason, Status
 from pulsering.topology import Topology
-from pulsering.transport import Transport, transport_to
+from pulsering.transport import Transport, connect_by
 from pulsering.url import parse_url
 from pulsering.wire import Op
 
@@ -130,9 +130,7 @@ class PresenceClient:
         ``memory://`` is a cluster in this process, for tests, notebooks and one-process services; it needs
         the server extra. See ``docs/client.md``.
         """
-        parsed = parse_url(url)
-        transport = transport_to(parsed, options.get("ssl"))
-        return cls(transport, ClientOptions.from_mapping(options, parsed.options))
+        return cls(*connect_by(parse_url(url), options))
 
     # --- Life --------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@
     PresenceError
     ├── ConfigError (ValueError)            the caller: a URL or an option is not usable
     ├── ClientClosed (RuntimeError)         the caller: used before opening, after closing, in another loop
+    ├── Unauthorized (PermissionError)      the caller: no token, one that is not known, or not for this
     ├── CallTimeout (TimeoutError)          nobody yet known: the call's own deadline passed
     ├── UnknownPresence (LookupError)       nobody: the cluster cannot say, and a bool was asked for
     ├── Overloaded                          us or the peer: a limit was reached; nothing was lost, try later
@@ -38,6 +39,7 @@ __all__ = [
     "Overloaded",
     "PresenceError",
     "ProtocolError",
+    "Unauthorized",
     "UnknownPresence",
     "VersionMismatch",
 ]
@@ -64,6 +66,13 @@ class ConfigError(PresenceError, ValueError):
 
 class ClientClosed(PresenceError, RuntimeError):
     """The client is not open here: not yet entered, closed, forked, or bound to another event loop."""
+
+
+class Unauthorized(PresenceError, PermissionError):
+    """The node knows no such token, or its role may not do this. The message never has the token.
+
+    With an ``op`` other than HELLO, that operation was refused, and repeating it is no use.
+    """
 
 
 class CallTimeout(PresenceError, TimeoutError):

@@ -154,7 +154,7 @@ ADMIN_CONNECTIONS: Final = 16
 """At the admin port, at once: some scrapers, probes and people, one request each. Part of FILES_RESERVED."""
 
 ADMIN_REQUEST_MS: Final = 10_000
-"""From accept to the last byte of the answer; Prometheus gives up after as long, and nobody drips in headers."""
+"""From accept to the last byte of the answer; Prometheus waits as long, and nobody drips in headers."""
 
 ADMIN_LINE_BYTES: Final = 4096
 """A request line or a header field of it."""
@@ -162,11 +162,40 @@ ADMIN_LINE_BYTES: Final = 4096
 ADMIN_BODY_BYTES: Final = 4096
 """The body of a request; none of them needs one."""
 
-ADMIN_TOKEN_FILE_BYTES: Final = 4096
-"""The file of tokens: a few dozen, one a line."""
+ADMIN_PEER_MS: Final = 1_000
+"""For another node to answer a console, connect and all: a hanging one must not make the page late."""
 
-ADMIN_TOKEN_LETTERS_MIN: Final = 16
+ADMIN_LOOK_MS: Final = 5_000
+"""After this nobody more is asked in one look, so that it ends well within ADMIN_REQUEST_MS."""
+
+ADMIN_LOOK_REST_MS: Final = 1_000
+"""Between two looks, so that many consoles cost what one does."""
+
+ADMIN_ASKED_AT_ONCE: Final = 8
+"""Nodes that a console asks at the same time. Part of FILES_RESERVED."""
+
+ADMIN_ASKED_PER_S: Final = 100
+"""Nodes that a console asks a second, at most: a few percent of the loop that serves."""
+
+ADMIN_SUMMARY_BYTES: Final = 64 << 10
+"""What a console takes from another node; five minutes of history are some 5 KB."""
+
+# --- Tokens and certificates -------------------------------------------------------------------------------
+
+TOKEN_FILE_BYTES: Final = 16 << 10
+"""A file of tokens: some hundred, one a line. Each HELLO is compared with all of them."""
+
+TOKEN_LETTERS_MIN: Final = 16
 """Shorter ones can be guessed: a node answers some thousand guesses a second."""
+
+TOKEN_LETTERS_MAX: Final = 256
+"""Room for whatever makes tokens elsewhere; a HELLO with one stays far below HELLO_FRAME_BYTES_MAX."""
+
+PEM_BYTES_MAX: Final = 1 << 20
+"""A file of certificates: a bundle of all public authorities has a quarter of it."""
+
+CERTIFICATE_DAYS_MIN: Final = 30
+"""A certificate that ends sooner is a warning: time enough for whoever renews it by hand."""
 
 # --- Client -----------------------------------------------------------------------------------------------
 

@@ -81,7 +81,10 @@ class ErrorReply(NamedTuple):
 
 
 class Hello(NamedTuple):
-    """What a client says first. An empty ``cluster`` accepts any; epoch and topology hash 0 mean none yet."""
+    """What a client says first. An empty ``cluster`` accepts any; epoch and topology hash 0 mean none yet.
+
+    ``token`` says who it is to a node that asks; no text that is made of a HELLO shows it.
+    """
 
     version_min: int
     version_max: int
@@ -89,6 +92,10 @@ class Hello(NamedTuple):
     epoch: int
     topology_hash: int
     agent: str
+    token: str = ""
+
+    def __repr__(self) -> str:
+        return f"Hello({self.cluster!r}, {self.agent!r}, {'a token' if self.token else 'no token'})"
 
 
 class Welcome(NamedTuple):
@@ -358,7 +365,10 @@ def decode_error(body: bytes) -> ErrorReply:
 
 def encode_map(message: Hello | Welcome | Vitals) -> bytes:
     """Body of HELLO, of its reply, or of the reply to PING."""
-    return _pack(message._asdict())
+    fields = message._asdict()
+    if fields.get("token") == "":  # most clients have none, and a node of before knows of none
+        del fields["token"]
+    return _pack(fields)
 
 
 def decode_hello(body: bytes) -> Hello:
@@ -371,6 +381,7 @@ def decode_hello(body: bytes) -> Hello:
         epoch=uint_field(fields, "epoch", U32_MAX),
         topology_hash=uint_field(fields, "topology_hash", U64_MAX),
         agent=text_field(fields, "agent"),
+        token=text_field({"token": "", **fields}, "token", limits.TOKEN_LETTERS_MAX),
     )
     if hello.version_min > hello.version_max:
         _bad("version_min is above version_max")
@@ -450,11 +461,11 @@ def uint_field(fields: Mapping[str, Any], name: str, maximum: int) -> int:
     return int(value)
 
 
-def text_field(fields: Mapping[str, Any], name: str) -> str:
+def text_field(fields: Mapping[str, Any], name: str, maximum: int = limits.NAME_BYTES_MAX) -> str:
     """The short text ``fields[name]``."""
     value = fields.get(name)
-    if not _is_name(value):
-        _bad(f"{name} is not a text of at most {limits.NAME_BYTES_MAX} bytes")
+    if not _is_name(value, maximum):
+        _bad(f"{name} is not a text of at most {maximum} bytes")
     return str(value)
 
 
@@ -462,8 +473,8 @@ def _is_uint(value: object, maximum: int) -> bool:
     return type(value) is int and 0 <= value <= maximum
 
 
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and len(value.encode("utf-8", "replace")) <= limits.NAME_BYTES_MAX
+def _is_name(value: object, maximum: int = limits.NAME_BYTES_MAX) -> bool:
+    return isinstance(value, str) and len(value.encode("utf-8", "replace")) <= maximum
 
 
 def _pack(value: object) -> bytes:

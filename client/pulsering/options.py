@@ -7,13 +7,15 @@ a ``ClientOptions`` that exists is usable: everything after it takes its values 
 
 import difflib
 import math
+import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from ssl import SSLContext
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypedDict
 
 from pulsering import limits
+from pulsering.credentials import TlsFiles, TokenSource
 from pulsering.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -76,6 +78,21 @@ class ClientOptions:
     ssl: SSLContext | None = None
     """Context for ``presences://``; None: the system's trusted certificates, host names checked."""
 
+    tls_ca: str | None = None
+    """PEM file of the authorities whose certificates nodes must show. None: those that the system trusts."""
+
+    tls_certificate: str | None = None
+    """PEM file of the client's own certificate, for nodes that ask for one, with its key unless tls_key."""
+
+    tls_key: str | None = None
+    """PEM file of the key of tls_certificate."""
+
+    token: str | None = field(default=None, repr=False)
+    """What the client shows nodes that ask who it is. Never in a URL. None: $PULSERING_TOKEN, if set."""
+
+    token_file: str | None = None
+    """File whose first word is the token; read again for each connection, so it may be replaced any time."""
+
     agent: str = ""
     """Who is asking, shown on the node to its operators; at most 63 bytes. Empty: library and version."""
 
@@ -108,18 +125,46 @@ class ClientOptions:
                 f"option ssl: an ssl.SSLContext or None is needed, not {type(self.ssl).__name__}"
             )
         _check_telemetry(self.telemetry)
+        self._check_credentials()
         agent: object = self.agent
         if not isinstance(agent, str) or len(agent.encode()) > limits.NAME_BYTES_MAX:
             raise ConfigError(
                 f"option agent: a str of at most {limits.NAME_BYTES_MAX} bytes is needed, not {self.agent!r}"
             )
 
+    def _check_credentials(self) -> None:
+        """Keep what ``token_now`` and ``tls_now`` answer from."""
+        for name in ("tls_ca", "tls_certificate", "tls_key", "token", "token_file"):
+            value: object = getattr(self, name)
+            if isinstance(value, os.PathLike) and name != "token":
+                value = os.fspath(value)
+                object.__setattr__(self, name, value)
+            if value is not None and not (isinstance(value, str) and value):
+                raise ConfigError(f"option {name}: a str or None is needed, not {type(value).__name__}")
+        if self.tls_key is not None and self.tls_certificate is None:
+            raise ConfigError("option tls_key: only together with tls_certificate, whose key it is")
+        files = (self.tls_ca, self.tls_certificate, self.tls_key)
+        if self.ssl is not None and any(files):
+            raise ConfigError("option ssl: not together with tls_ca, tls_certificate or tls_key")
+        object.__setattr__(self, "_token", TokenSource(self.token, self.token_file, os.environ))
+        object.__setattr__(self, "_tls", TlsFiles(*files) if any(files) else None)
+
+    def token_now(self) -> str:
+        """The token to show with the next connection; empty for none."""
+        source: TokenSource = self.__dict__["_token"]
+        return source.current()
+
+    def tls_now(self) -> SSLContext | None:
+        """The context for the next connection by TLS; None where the defaults will do."""
+        files: TlsFiles | None = self.__dict__["_tls"]
+        return self.ssl if files is None else files.current()
+
     @classmethod
     def from_mapping(cls, given: Mapping[str, Any], from_url: Mapping[str, str]) -> "ClientOptions":
         """Options from a URL's text and from keyword arguments, which win."""
         values: dict[str, Any] = {name: _from_text(name, text) for name, text in from_url.items()}
         values.update(given)
-        known = {field.name for field in fields(cls)}
+        known = {each.name for each in fields(cls)}
         for name in values:
             if name not in known:
                 near = difflib.get_close_matches(name, known, 1)
@@ -140,6 +185,11 @@ class Options(TypedDict, total=False):
     hedge: Duration | None
     pending_keys_max: int
     ssl: SSLContext | None
+    tls_ca: "str | os.PathLike[str] | None"
+    tls_certificate: "str | os.PathLike[str] | None"
+    tls_key: "str | os.PathLike[str] | None"
+    token: str | None
+    token_file: "str | os.PathLike[str] | None"
     agent: str
     telemetry: "bool | MeterProvider"
 
@@ -169,6 +219,11 @@ def _from_text(name: str, text: str) -> Any:
         return int(text) if text.isascii() and text.isdigit() and len(text) < 12 else text
     if name == "ssl":
         raise ConfigError("option ssl: only as a keyword argument; a URL asks for TLS by presences://")
+    if name == "token":
+        raise ConfigError(
+            "option token: never in a URL, as URLs end up in logs; as a keyword argument, token_file or"
+            " $PULSERING_TOKEN"
+        )
     if name in ("timeout", "connect_timeout", "hedge") and text.lower() == "none":
         return None
     if name == "telemetry" and text.lower() in ("true", "false"):

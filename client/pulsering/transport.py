@@ -8,17 +8,23 @@ Invariant: a transport never decides anything; it connects or raises ``OSError``
 """
 
 import asyncio
+import errno
 import ssl
 import time
 from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import Final, Protocol, cast
+from typing import TYPE_CHECKING, Final, Protocol
 
 from pulsering._plugins import TRANSPORTS_GROUP, load_plugin
+from pulsering.credentials import explain
 from pulsering.errors import ConfigError
+from pulsering.options import ClientOptions
 from pulsering.url import TCP_SCHEMES, Address, ServiceUrl
 
-__all__ = ["Provider", "TcpTransport", "Transport", "now_ms", "transport_to"]
+if TYPE_CHECKING:
+    from pulsering.options import Options
+
+__all__ = ["Provider", "TcpTransport", "Transport", "connect_by", "now_ms"]
 
 _CLOCK: Final = getattr(time, "CLOCK_BOOTTIME", None)
 
@@ -59,7 +65,12 @@ class TcpTransport:
     """TCP, with TLS for ``presences://``. Names are looked up afresh at each connect."""
 
     def __init__(
-        self, seeds: Iterable[Address], cluster: str = "", *, tls: bool = False, context: object = None
+        self,
+        seeds: Iterable[Address],
+        cluster: str = "",
+        *,
+        tls: bool = False,
+        context: Callable[[], ssl.SSLContext | None] = lambda: None,
     ) -> None:
         self.seeds = tuple(seeds)
         self.cluster = cluster
@@ -72,27 +83,32 @@ class TcpTransport:
 
     async def connect(self, protocol: asyncio.Protocol, address: Address) -> None:
         """Look up, connect, and shake hands for TLS."""
-        await asyncio.get_running_loop().create_connection(
-            lambda: protocol,
-            address.host,
-            address.port,
-            ssl=self._context,
-            server_hostname=address.host if self._tls else None,
-        )
+        try:
+            await asyncio.get_running_loop().create_connection(
+                lambda: protocol,
+                address.host,
+                address.port,
+                ssl=(self._given() or self._system) if self._tls else None,
+                server_hostname=address.host if self._tls else None,
+            )
+        except ssl.SSLError as error:
+            raise ConnectionError(errno.EPROTO, explain(error)) from error
 
     @cached_property
-    def _context(self) -> ssl.SSLContext | None:
+    def _system(self) -> ssl.SSLContext:
         """Made when first needed: reading the system's certificates takes tens of milliseconds."""
-        if not self._tls:
-            return None
-        return cast("ssl.SSLContext | None", self._given) or ssl.create_default_context()
+        return ssl.create_default_context()
 
 
-def transport_to(url: ServiceUrl, context: object = None) -> Transport:
-    """The transport that a URL means; ``context`` is the option ``ssl``. Raises ``ConfigError``."""
-    if context is not None and not url.tls:
-        raise ConfigError("option ssl: only together with presences://, which asks for TLS")
-    if url.scheme in TCP_SCHEMES:
-        return TcpTransport(url.seeds, url.cluster, tls=url.tls, context=context)
-    provider: Provider = load_plugin(TRANSPORTS_GROUP, url.scheme, f"{url.scheme}://")
-    return provider(url)
+def connect_by(url: ServiceUrl, given: "Options") -> tuple[Transport, ClientOptions]:
+    """The transport that a URL means, and all options, its own and those given. Raises ``ConfigError``."""
+    if url.scheme not in TCP_SCHEMES:
+        provider: Provider = load_plugin(TRANSPORTS_GROUP, url.scheme, f"{url.scheme}://")
+        transport = provider(url)  # takes its own options out
+        return transport, ClientOptions.from_mapping(given, url.options)
+    options = ClientOptions.from_mapping(given, url.options)
+    if not url.tls:
+        for name in ("ssl", "tls_ca", "tls_certificate", "tls_key"):
+            if getattr(options, name) is not None:
+                raise ConfigError(f"option {name}: only together with presences://, which asks for TLS")
+    return TcpTransport(url.seeds, url.cluster, tls=url.tls, context=options.tls_now), options

@@ -61,10 +61,12 @@ class ErrorCode(IntEnum):
     FRAME_TOO_LARGE = 5
     HELLO_TIMEOUT = 6
     FRAME_TIMEOUT = 7
+    UNAUTHORIZED = 8
     UNKNOWN_OP = 16
     TOO_MANY_KEYS = 17
     BUSY = 18
     DRAINING = 19
+    FORBIDDEN = 20
 
 
 class Frame(NamedTuple):

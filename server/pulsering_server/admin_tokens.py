@@ -55,8 +55,8 @@ class Tokens:
                 raise BadTokens(f"{where} has no token in it; {_MAKE_ONE}")
             tokens += ((token, where) for token in written)
         for token, where in tokens:
-            if len(token) < limits.ADMIN_TOKEN_LETTERS_MIN:
-                least = limits.ADMIN_TOKEN_LETTERS_MIN
+            if len(token) < limits.TOKEN_LETTERS_MIN:
+                least = limits.TOKEN_LETTERS_MIN
                 raise BadTokens(f"{where}: a token of {len(token)} letters, at least {least}; {_MAKE_ONE}")
         return [_digest(token) for token, _ in tokens]
 
@@ -64,11 +64,11 @@ class Tokens:
 def _tokens_of(file: Path, where: str) -> list[str]:
     try:
         with file.open("rb") as stream:
-            data = stream.read(limits.ADMIN_TOKEN_FILE_BYTES + 1)
+            data = stream.read(limits.TOKEN_FILE_BYTES + 1)
     except OSError as error:
         raise BadTokens(f"{where} cannot be read: {error.strerror or error}") from None
-    if len(data) > limits.ADMIN_TOKEN_FILE_BYTES:
-        raise BadTokens(f"{where} has more than {limits.ADMIN_TOKEN_FILE_BYTES} bytes: is this it?")
+    if len(data) > limits.TOKEN_FILE_BYTES:
+        raise BadTokens(f"{where} has more than {limits.TOKEN_FILE_BYTES} bytes: is this it?")
     try:
         return data.decode("ascii").split()
     except UnicodeDecodeError:

@@ -42,7 +42,7 @@ def test_a_token_can_be_changed_while_the_node_runs(file: Path) -> None:
     assert not tokens.opens(ONE)
 
 
-@pytest.mark.parametrize("broken", [None, "", "short", "x" * (limits.ADMIN_TOKEN_FILE_BYTES + 1)])
+@pytest.mark.parametrize("broken", [None, "", "short", "x" * (limits.TOKEN_FILE_BYTES + 1)])
 def test_a_file_that_breaks_later_changes_nothing(file: Path, broken: str | None) -> None:
     tokens = Tokens(file, {})
     if broken is None:
@@ -57,9 +57,9 @@ def test_a_file_that_breaks_later_changes_nothing(file: Path, broken: str | None
     ("data", "words"),
     [
         (b"\n \n", "has no token in it"),
-        (b"secret\n", f"a token of 6 letters, at least {limits.ADMIN_TOKEN_LETTERS_MIN}"),
+        (b"secret\n", f"a token of 6 letters, at least {limits.TOKEN_LETTERS_MIN}"),
         (b"\xff" * 32, "is not ASCII text"),
-        (b"x" * (limits.ADMIN_TOKEN_FILE_BYTES + 1), "is this it?"),
+        (b"x" * (limits.TOKEN_FILE_BYTES + 1), "is this it?"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_said_and_its_content_is_not(

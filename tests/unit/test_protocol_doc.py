@@ -79,6 +79,7 @@ def test_the_limits_in_the_document_are_those_of_the_code() -> None:
         f"to its last | {limits.FRAME_TIMEOUT_MS // 1000} s",
         f"any frame | {limits.IDLE_TIMEOUT_MS // 1000} s",
         f"{limits.NAME_BYTES_MAX} bytes of UTF-8",
+        f"up to {limits.TOKEN_LETTERS_MAX} letters",
         f"pings each {limits.PING_MS // 1000} s",
     ):
         assert number in text, number
