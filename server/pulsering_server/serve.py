@@ -31,7 +31,8 @@ import uvloop
 
 from pulsering import limits
 from pulsering_server import clock, logs
-from pulsering_server.config import ClusterConfig, ConfigErrors, Shard, load_config
+from pulsering_server.config import ClusterConfig, ConfigErrors, Shard, read_config
+from pulsering_server.config_advice import advise, this_machine
 from pulsering_server.config_watch import ConfigWatch
 from pulsering_server.housekeeping import keep_house
 from pulsering_server.huge_pages import why_no_huge_pages
@@ -71,10 +72,14 @@ def run(
     if not faulthandler.is_enabled():
         faulthandler.enable()  # a watchdog ends what hangs by SIGABRT: the log has where it hung
     try:
-        config = load_config(config_path)
+        reading = read_config(config_path)
+        config = reading.config
         shards = shards_named(config, node_name)
         raise_file_limit(config.limits_of(shards[0]).connections)
         rate_limit = logs.configure(node_name)
+        if node_name in {node.name for node in config.nodes}:  # not each core of it
+            for problem in advise(reading, this_machine()):
+                log.warning("config.advice", what=problem.message, at=problem.where(str(config_path)))
         if len(shards) > 1:
             return uvloop.run(_serve_all(Path(config_path), config, shards, host, port))
         node_name = shards[0].name
