@@ -15,7 +15,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help prerequisites setup demo bench publish test check format coverage sanitize sim sim-planted clean
+.PHONY: help prerequisites setup demo bench publish test check format coverage sanitize sim sim-planted chaos clean
 .PHONY: check-lint check-format check-types check-stubs check-imports check-cython
 
 help: ## list these verbs
@@ -117,6 +117,10 @@ sim: setup ## histories of ten minutes on a virtual clock and network, every ans
 
 sim-planted: setup ## prove the simulator: each of its planted bugs must be found within SEEDS=1000
 	@cd tests && $(CURDIR)/$(BIN)/python -m sim --planted --seeds $(or $(SEEDS),1000) $(ARGS)
+
+SEED :=
+chaos: setup ## about six minutes of real faults on real nodes, every answer judged (SEED=2, ARGS=--help)
+	@cd tests && $(CURDIR)/$(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 clean: ## remove everything that the other verbs made, .venv included
 	@rm -rf $(VENV) build dist htmlcov .coverage* .hypothesis .benchmarks .mypy_cache .ruff_cache \
