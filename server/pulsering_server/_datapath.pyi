@@ -23,5 +23,6 @@ class DataPath:
         warming_ms: int,
         work_max: int,
         output_max: int,
+        may_write: bool,
     ) -> tuple[int, int, int, bytes]: ...
     def collect(self, stats: Stats) -> None: ...

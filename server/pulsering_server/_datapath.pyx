@@ -299,11 +299,11 @@ cdef class DataPath:
         self.get_age_max = NO_BOUND if get_age_ms is None else get_age_ms
         self.write_age_max = NO_BOUND if write_age_ms is None else write_age_ms
 
-    def run(self, data, start, age, now_ms, epoch, warming_ms, work_max, output_max):
+    def run(self, data, start, age, now_ms, epoch, warming_ms, work_max, output_max, may_write):
         """Answer the complete data-plane frames of ``data`` from ``start`` on.
 
-        Stops before any other frame, and once ``work_max`` work is done or the replies exceed ``output_max``
-        bytes. Returns (offset of what is left, frames answered, work done, replies).
+        Stops before any other frame, before a write unless the peer ``may_write``, and once ``work_max`` work
+        is done or the replies exceed ``output_max`` bytes. Returns (offset of what is left, frames answered, work done, replies).
         """
         cdef Py_buffer view
         cdef FrameAge frame_age = age
@@ -312,6 +312,7 @@ cdef class DataPath:
         cdef uint64_t epoch_now = epoch, warming = warming_ms
         cdef const uint8_t *busy = self.busy_body
         cdef int failed = 0
+        cdef int first_op = HEARTBEAT if may_write else GET
         PyObject_GetBuffer(data, &view, PyBUF_SIMPLE)
         try:
             if offset > <size_t>view.len:
@@ -331,6 +332,7 @@ cdef class DataPath:
                     &work,
                     work_bound,
                     bound,
+                    first_op,
                     &failed,
                 )
             if failed:
@@ -342,13 +344,14 @@ cdef class DataPath:
 
     cdef size_t run_frames(
         self, const uint8_t *data, size_t *offset, size_t size, FrameAge age, int64_t now, uint64_t epoch,
-        uint64_t warming, const uint8_t *busy, size_t *work, size_t work_max, size_t output_max, int *failed,
+        uint64_t warming, const uint8_t *busy, size_t *work, size_t work_max, size_t output_max,
+        int first_op, int *failed,
     ) noexcept nogil:
         cdef Request request
         cdef size_t frames = 0, start = self.used
         cdef int64_t age_ms, began = monotonic_ns(), ended
         while work[0] < work_max and self.used - start < output_max:
-            if not self.parse(data + offset[0], size - offset[0], &request):
+            if not self.parse(data + offset[0], size - offset[0], &request) or request.op < first_op:
                 break
             if not self.ensure(REPLY_ROOM + self.busy_size + request.count + (request.count >> 2) + 1):
                 failed[0] = 1

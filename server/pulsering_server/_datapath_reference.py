@@ -34,6 +34,7 @@ class DataPath:
         warming_ms: int,
         work_max: int,
         output_max: int,
+        may_write: bool,
     ) -> tuple[int, int, int, bytes]:
         """Return (offset of what is left, frames answered, work done, replies): all is left."""
         return start, 0, 0, b""

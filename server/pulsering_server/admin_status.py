@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from pulsering.topology import Topology
     from pulsering_server.config import ClusterConfig
     from pulsering_server.config_watch import ConfigWatch
-    from pulsering_server.listener import Connection, Listener
+    from pulsering_server.connection import Connection
+    from pulsering_server.listener import Listener
 
 __all__ = ["SORTS", "StatusPage", "connections"]
 

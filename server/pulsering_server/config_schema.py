@@ -110,6 +110,13 @@ class LimitsConfig(_Section):
         description="Open connections. Each takes a file descriptor (ulimit -n) of the node's process.",
         json_schema_extra=RESTART,
     )
+    connections_per_address: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        None,
+        description="Of these, to each core, from one address (IPv6: one network of 64 bits). Without it, all."
+        " Give what the largest client machine needs, and twice that.",
+        examples=[100],
+        json_schema_extra=RESTART,
+    )
     frame_bytes: Annotated[int, Quantity("size", FRAME_BYTES_MIN, FRAME_BYTES_MAX)] = Field(
         FRAME_BYTES_MAX, alias="frame", description="One request or reply.", json_schema_extra=RESTART
     )

@@ -7,6 +7,9 @@ it.
 
 from typing import Final, NamedTuple
 
+from pulsering.messages import encode_error
+from pulsering.wire import MAGIC, ErrorCode, Op, encode_frame
+
 PEEK_BYTES: Final = 16
 """Longer than any prefix below."""
 
@@ -32,6 +35,14 @@ class Foreign(NamedTuple):
 
     kind: str
     answer: bytes
+
+
+def plain_answer(start: bytes, now_ms: int) -> bytes:
+    """What to tell a peer that begins without TLS where TLS is spoken: a client of ours in its own words."""
+    if start[:1] == bytes((MAGIC,)):
+        message = "this port speaks TLS: presences:// instead of presence://"
+        return encode_frame(Op.ERROR, 0, now_ms, encode_error(ErrorCode.BAD_FRAME, message), reply=True)
+    return recognise(start).answer
 
 
 def recognise(start: bytes) -> Foreign:

@@ -25,6 +25,7 @@ from pulsering_server.table import Table
 
 if TYPE_CHECKING:
     from pulsering.topology import Topology
+    from pulsering_server.auth import Auth
 
 __all__ = ["AGENT", "Event", "NodeCore", "Refused"]
 
@@ -75,6 +76,8 @@ class NodeCore:
         self.boot_id = boot_id & _U64
         self.counters = Stats()
         self.draining = False
+        self.auth: Auth | None = None
+        """The tokens that count; None: nobody is asked for one."""
         self.ownership = Ownership(topology, name, now_ms)
         self.busy_body = encode_error(ErrorCode.BUSY, f"node {name} is overloaded", limits.BUSY_AFTER_MS)
         self.overload = Overload()

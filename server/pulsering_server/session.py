@@ -36,6 +36,7 @@ from pulsering.wire import (
     Op,
     encode_frame,
 )
+from pulsering_server.auth import Identity, may
 from pulsering_server.datapath import FrameAge
 from pulsering_server.foreign import PEEK_BYTES, recognise
 from pulsering_server.stats import OUTCOMES, Close
@@ -55,6 +56,7 @@ _REASONS: Final = {
     ErrorCode.FRAME_TOO_LARGE: Close.FRAME_TOO_LARGE,
     ErrorCode.HELLO_TIMEOUT: Close.HELLO_TIMEOUT,
     ErrorCode.FRAME_TIMEOUT: Close.FRAME_TIMEOUT,
+    ErrorCode.UNAUTHORIZED: Close.UNAUTHORIZED,
 }
 
 
@@ -77,6 +79,8 @@ class Session:
         "_core",
         "_frame_began_ms",
         "_heard_ms",
+        "_identity",
+        "_may_write",
         "_reader",
         "_replies",
         "_work",
@@ -94,6 +98,8 @@ class Session:
         self._reader = FrameReader()
         self._age: FrameAge | None = None
         self._heard_ms = now_ms
+        self._identity: Identity | None = None
+        self._may_write = True
         self._frame_began_ms: int | None = None
         self._replies: list[bytes] = []
         self._work = 0
@@ -201,7 +207,15 @@ class Session:
         """Let native code answer what it can from ``start`` on: (where it ended, frames, their replies)."""
         core = self._core
         end, frames, work, replies = core.data_path.run(
-            buffer, start, age, now_ms, core.topology.epoch, core.warming_ms(now_ms), self._work, output_max
+            buffer,
+            start,
+            age,
+            now_ms,
+            core.topology.epoch,
+            core.warming_ms(now_ms),
+            self._work,
+            output_max,
+            self._may_write,
         )
         if frames:
             self._work -= work
@@ -229,6 +243,10 @@ class Session:
         if op not in KNOWN_OPS or op in (Op.GOAWAY, Op.WATCH, Op.ERROR):
             stats.requests_unknown += 1
             return self._error(frame, ErrorCode.UNKNOWN_OP, f"op {op} is not served here", now_ms)
+        if self._identity is not None and not may(self._identity.role, op):
+            role = self._identity.role.name.lower()
+            message = f"{Op(op).name} needs the role write, and this token has {role}"
+            return self._error(frame, ErrorCode.FORBIDDEN, message, now_ms)
         stats.requests[op] += 1
         if op == Op.HELLO:
             raise FrameError("HELLO a second time")
@@ -254,6 +272,12 @@ class Session:
                 f"this is node {core.name} of cluster {core.topology.cluster}, not of {hello.cluster}",
                 code=ErrorCode.CLUSTER_MISMATCH,
             )
+        if core.auth is not None:
+            self._identity = core.auth.identify(hello.token)
+            if self._identity is None:
+                what = "this token is not known" if hello.token else "a token is needed"
+                raise FrameError(f"{what} to node {core.name}", code=ErrorCode.UNAUTHORIZED)
+            self._may_write = may(self._identity.role, Op.HEARTBEAT)
         core.counters.requests[Op.HELLO] += 1
         self._age = FrameAge(frame.sender_ms, now_ms)
         self.agent = hello.agent
@@ -358,6 +382,24 @@ class Session:
         body = encode_error(ErrorCode.DRAINING, message, after_ms)
         return encode_frame(Op.GOAWAY, 0, now_ms, body, reply=True)
 
+    def recheck(self, now_ms: int) -> bytes:
+        """The tokens that count have changed: end the session if its own is not among them; its last words.
+
+        One that began when no token was needed has shown none, so it goes as well, once one is.
+        """
+        auth = self._core.auth
+        if self.closed is not None or not self.greeted:
+            return b""
+        if auth is None:
+            self._identity, self._may_write = None, True
+            return b""
+        self._identity = auth.still(self._identity.digest) if self._identity is not None else None
+        if self._identity is None:
+            message = f"this token is not known to node {self._core.name} any more"
+            return self._end_with(ErrorCode.UNAUTHORIZED, message, now_ms)
+        self._may_write = may(self._identity.role, Op.HEARTBEAT)
+        return b""
+
     def expire(self, now_ms: int, *, paused: bool = False) -> bytes:
         """Close the session if its peer was silent, or slow within a frame, for too long; its last words.
 
@@ -367,16 +409,16 @@ class Session:
             return b""
         silent_ms = now_ms - self._heard_ms
         if not self.greeted and silent_ms >= limits.HELLO_TIMEOUT_MS:
-            return self._time_out(ErrorCode.HELLO_TIMEOUT, f"no HELLO within {silent_ms} ms", now_ms)
+            return self._end_with(ErrorCode.HELLO_TIMEOUT, f"no HELLO within {silent_ms} ms", now_ms)
         began_ms = self._frame_began_ms
         if not paused and began_ms is not None and now_ms - began_ms >= limits.FRAME_TIMEOUT_MS:
             message = f"a frame unfinished after {now_ms - began_ms} ms"
-            return self._time_out(ErrorCode.FRAME_TIMEOUT, message, now_ms)
+            return self._end_with(ErrorCode.FRAME_TIMEOUT, message, now_ms)
         if silent_ms >= limits.IDLE_TIMEOUT_MS:
             self._end(Close.IDLE)
         return b""
 
-    def _time_out(self, code: ErrorCode, message: str, now_ms: int) -> bytes:
+    def _end_with(self, code: ErrorCode, message: str, now_ms: int) -> bytes:
         self._core.counters.errors[code] += 1
         self._end(_REASONS[code])
         return error_frame(code, message, now_ms)

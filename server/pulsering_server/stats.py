@@ -30,6 +30,9 @@ class Close(StrEnum):
     CLUSTER_MISMATCH = "cluster_mismatch"
     HELLO_TIMEOUT = "hello_timeout"
     FRAME_TIMEOUT = "frame_timeout"
+    UNAUTHORIZED = "unauthorized"
+    TLS = "tls"
+    PLAINTEXT = "plaintext"
     IDLE = "idle"
     UNREAD = "unread"
     BUFFERS = "buffers"
@@ -38,6 +41,7 @@ class Close(StrEnum):
     FOREIGN_REDIS = "foreign_redis"
     FOREIGN_OTHER = "foreign_other"
     BUSY = "busy"
+    PER_ADDRESS = "per_address"
     DRAINED = "drained"
     FAULT = "fault"
 

@@ -14,6 +14,7 @@ from support.node_driver import World, hello_body, pack
 from pulsering import messages
 from pulsering.wire import Op, encode_frame
 from pulsering_server import _datapath_reference, frame_age
+from pulsering_server.auth import Auth, Role
 from pulsering_server.datapath import DataPath, FrameAge
 from pulsering_server.session import Session
 
@@ -21,7 +22,8 @@ pytestmark = pytest.mark.skipif(
     DataPath is _datapath_reference.DataPath, reason="the data path is not compiled here"
 )
 
-HELLO = encode_frame(Op.HELLO, 0, 1000, hello_body())
+TOKEN = "0123456789abcdef"
+HELLO = encode_frame(Op.HELLO, 0, 1000, hello_body(token=TOKEN))
 
 ids = st.integers(0, 2**32 - 1)
 keys = st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 9), max_size=9).map(pack)
@@ -60,9 +62,10 @@ streams = st.lists(data_frames() | data_frames() | other_frames() | damaged_fram
 )
 
 
-def world(*, compiled: bool) -> tuple[World, Session]:
+def world(*, compiled: bool, role: Role | None) -> tuple[World, Session]:
     each = World(keys_per_frame=8, output_pause_bytes=200)
     core = each.cores["a"]
+    core.auth = Auth([(role, TOKEN)]) if role is not None else None
     if not compiled:
         core.data_path = _datapath_reference.DataPath(core.table, 8, 1 << 20, core.busy_body)
     return each, Session(core, each.now_ms)
@@ -73,12 +76,13 @@ def world(*, compiled: bool) -> tuple[World, Session]:
     cuts=st.lists(st.integers(1, 60), min_size=1, max_size=30),
     steps=st.integers(0, 9_000),
     overloaded=st.booleans(),
+    role=st.sampled_from([None, *Role]),
 )
 def test_the_same_stream_gets_the_same_answers(
-    stream: bytes, cuts: list[int], steps: int, overloaded: bool
+    stream: bytes, cuts: list[int], steps: int, overloaded: bool, role: Role | None
 ) -> None:
-    """Scenarios 46 and 49 for the compiled path: cut anywhere, damaged anywhere, overloaded or not."""
-    worlds = [world(compiled=True), world(compiled=False)]
+    """Scenarios 46 and 49 for the compiled path: cut or damaged anywhere, overloaded or not, in any role."""
+    worlds = [world(compiled=True, role=role), world(compiled=False, role=role)]
     outputs = []
     for each, session in worlds:
         rng = random.Random(steps)
