@@ -38,8 +38,8 @@ DEAD_AFTER_US: Final = 2 * SECOND
 """P6: 2 s after a node died."""
 
 FRAMES_PER_CALL: Final = 65
-"""What a call may send in a second: thirteen rounds (three owners now and in each of two former topologies, and
-two repeats twice) to five nodes. Seed 304 sends 45; a loop sends hundreds."""
+"""What a call may send in a second: thirteen rounds (three owners now and in each of two former topologies,
+and two repeats twice) to five nodes. Seed 304 sends 45; a loop sends hundreds."""
 
 
 class Result(NamedTuple):
