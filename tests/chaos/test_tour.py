@@ -28,7 +28,14 @@ pytestmark = [
 ]
 
 BOTH = ["web", "edge"]
-UNREACHED = {"kill_9": BOTH, "stall": ["edge"], "black_hole": BOTH, "stop": BOTH, "restart": BOTH}
+UNREACHED = {
+    "kill_9": BOTH,
+    "stall": ["edge"],
+    "black_hole": BOTH,
+    "stop": BOTH,
+    "files_exhausted": ["edge"],
+    "restart": BOTH,
+}
 
 
 def tour(*arguments: str, keep: Path) -> tuple[int, dict[str, Any]]:
@@ -58,11 +65,14 @@ def test_no_answer_is_wrong_whatever_happens_to_one_node(tmp_path: Path) -> None
         assert figures["reads"] > 500, figures
         if figures["fault"] in UNREACHED:
             assert figures["unreached_by"] == UNREACHED[figures["fault"]], "a fault is felt"
+        if figures["fault"] == "truncate":
+            assert figures["connects"] > 0, "so is this one"
     killed = verdict["by_fault"][0]
     assert killed["fault"] == "kill_9"
     if killed["load_lag_ms"] < LAG_MS:  # scenario 24
         assert killed["caller_errors"] == 0, killed
         assert killed["unknown_share"] <= 0.001, killed
+        assert killed["bad_until_s"] <= 2, killed
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ READS_PER_S: Final = 10.0
 """Calls of each load, 50 users each."""
 SETTLE_S: Final = 6.0
 """To be whole again, and five ttls more: a client may take five seconds to come back to a node."""
-BREATH_S: Final = 0.5
+BREATH_S: Final = 1.0
 """In which nothing is wrong, and nothing may be unknown."""
 
 
@@ -78,6 +78,7 @@ FULL: Final = (
     Step("mute", 1.5),
     Step("cut_off_from_one", 1.5),
     Step("throttle", 1.5),
+    Step("kill_9", 1.5),
     Step("delay", 1.5),
     Step("loss", 1.5),
     Step("stall", 2),
@@ -124,6 +125,8 @@ class _Traveller:
         self._skipped: dict[str, str] = {}
         self._problems: list[str] = []
         self._stage: Stage
+        self._whole_us = 0
+        """When all nodes were last found reached and warm, for the first time after a fault."""
         self._ttl_s = plan.ttl_ms / 1000
 
     async def run(self) -> dict[str, Any]:
@@ -207,32 +210,34 @@ class _Traveller:
         for index, step in enumerate(self._plan.steps):
             name = self._plan.node_of(index)
             self._say(f"{step.fault} {name}" + ("" if settled else " (not settled before)"))
-            leaves = step.fault not in CHANGES
-            one_at_a_time = settled and step.fault not in BEYOND
-            self._phase(1 if one_at_a_time else REPLICAS, definite=0, leaves=leaves, why=step.fault)
-            if step.fault in BEYOND:  # what all owners have counts from here on
-                await asyncio.sleep(0.6 * self._ttl_s)
-            self._stage.facts = {}
-            self._stage.facts = {}
-            began_us = now_us()
             try:
-                async with FAULTS[step.fault](self._stage, name):
-                    await self._send_visitors()
-                    await asyncio.sleep(step.ttls * self._ttl_s)
-                    unreached = await self._who_misses(name)
+                settled = await self._take(step, name, settled)
             except FileNotFoundError as error:
                 self._skipped[step.fault] = f"no {error.filename} on this machine"
-                continue
-            healed_us = now_us()
-            facts = {"unreached_by": unreached, **self._stage.facts}
-            await self._bury()
-            settled = await self._settle(after_change=not leaves)
-            self._happenings.append(
-                Happening(step.fault, name, began_us, healed_us, now_us(), settled, facts)
-            )
             if settled:
                 self._phase(1, definite=2, leaves=True, why="settled")
                 await asyncio.sleep(BREATH_S)
+
+    async def _take(self, step: Step, name: str, settled: bool) -> bool:
+        """Have one fault befall a node; whether all was whole again in time."""
+        stage, leaves = self._stage, step.fault not in CHANGES
+        one_at_a_time = settled and step.fault not in BEYOND
+        self._phase(1 if one_at_a_time else REPLICAS, definite=0, leaves=leaves, why=step.fault)
+        if step.fault in BEYOND:  # what all owners have counts from here on
+            await asyncio.sleep(0.6 * self._ttl_s)
+        stage.facts = {}
+        began_us = now_us()
+        async with FAULTS[step.fault](stage, name):
+            await self._send_visitors()
+            await asyncio.sleep(step.ttls * self._ttl_s)
+            unreached = await self._who_misses(name)
+        healed_us = now_us()
+        await self._bury()
+        settled = await self._settle(after_change=not leaves)
+        whole_s = (self._whole_us - healed_us) / 1e6 if self._whole_us else None
+        facts = {"unreached_by": unreached, "whole_s": whole_s, **stage.facts}
+        self._happenings.append(Happening(step.fault, name, began_us, healed_us, now_us(), settled, facts))
+        return settled
 
     async def _send_visitors(self) -> None:
         """Those of each load are watched by the others, to whom the node may be in reach earlier."""
@@ -262,10 +267,15 @@ class _Traveller:
         After a change of the cluster former owners are asked for one ttl more, who heard of no leaves.
         """
         stage, give_up_s = self._stage, time.monotonic() + SETTLE_S + 5 * self._ttl_s
+        self._whole_us = 0
         while time.monotonic() < give_up_s:
             statuses = await asyncio.gather(*(load.ask(do="status") for load in stage.loads.values()))
             reduced_us = max(status["reduced_us"] for status in statuses)
-            if self._whole(statuses) and now_us() - reduced_us > 1.05 * self._ttl_s * 1e6:
+            if not self._whole(statuses):
+                self._whole_us = 0
+            elif not self._whole_us:
+                self._whole_us = now_us()
+            if self._whole_us and now_us() - reduced_us > 1.05 * self._ttl_s * 1e6:
                 if after_change:
                     await asyncio.sleep(1.1 * self._ttl_s)
                 return True

@@ -109,6 +109,7 @@ def document_of(tour: Tour, judgement: Judgement, records: Sequence[Record]) -> 
         "caller_errors": sum(
             bool(answer.error) and not any(_within(answer, fault) for fault in beyond) for answer in answers
         ),
+        "kill_9": _kills(by_fault),
         "settled_bad_share": _share(tally["definite_bad"], tally["definite"]),
         "online": tally["online"],
         "offline": tally["offline"],
@@ -144,6 +145,15 @@ def _answers(records: Iterable[Record]) -> list[_Answer]:
                 _Answer(begin.at_us, record.at_us, reads, statuses.count(Status.UNKNOWN), record.error)
             )
     return answers
+
+
+def _kills(by_fault: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """The worst of all kills: one of three nodes dies under load, and comes back."""
+    kills = [figures for figures in by_fault if figures["fault"] == "kill_9"]
+    if not kills:
+        return {}
+    worst = {key: max(kill[key] for kill in kills) for key in ("unknown_share", "bad_until_s")}
+    return {"kills": len(kills), "caller_errors": sum(kill["caller_errors"] for kill in kills), **worst}
 
 
 def _within(answer: _Answer, happening: Happening) -> bool:
