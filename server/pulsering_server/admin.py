@@ -5,8 +5,9 @@ small, and nothing of it is on the way of a frame. aiohttp speaks HTTP, this bou
 few connections at once, one request each, all of it within ``ADMIN_REQUEST_MS``, short lines and hardly a
 body.
 
-GET needs a token only beyond loopback, and never for the two probes; POST always does, so without one nobody
-steers. A node does not listen beyond loopback without a token unless its configuration says so.
+GET needs a token only beyond loopback, and never for the two probes and the console's files; POST always
+does, so without one nobody steers. A node does not listen beyond loopback without a token unless its
+configuration says so.
 Invariant: whatever comes here, the data plane goes on.
 """
 
@@ -26,15 +27,19 @@ from prometheus_client.core import Metric
 from prometheus_client.exposition import choose_encoder
 
 from pulsering import limits
+from pulsering_server.admin_console import OPEN_PATHS, Console
 from pulsering_server.admin_recent import Recent
 from pulsering_server.admin_status import SORTS, StatusPage, connections
+from pulsering_server.admin_tls import TlsGate
 from pulsering_server.admin_tokens import VARIABLE, Tokens
+from pulsering_server.auth import Role
 from pulsering_server.config_values import Address
 from pulsering_server.metrics import NodeCollector
 
 if TYPE_CHECKING:
     from pulsering_server.config import ClusterConfig
     from pulsering_server.config_watch import ConfigWatch
+    from pulsering_server.door import Door
     from pulsering_server.listener import Listener
 
 __all__ = ["Admin", "Exposed"]
@@ -49,7 +54,9 @@ ROWS: Final = 100
 ROWS_MAX: Final = 1000
 """Connections that are listed, by default and at most."""
 
-_PROBES: Final = frozenset({"/-/healthy", "/-/ready"})
+_OPEN: Final = OPEN_PATHS | {"/-/healthy", "/-/ready"}
+"""What needs no token: the console's own files, and the two probes."""
+
 _HEADERS: Final = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -82,6 +89,7 @@ class Admin:
         *,
         drain: Callable[[], None],
         watch: "ConfigWatch | None" = None,
+        door: "Door | None" = None,
     ) -> None:
         self._listener = listener
         self._core = listener.core
@@ -91,9 +99,13 @@ class Admin:
         self._watch = watch
         self._recent = Recent(listener.core, listener.now_ms())
         self._page = StatusPage(listener, self._recent, config, watch)
+        self._console = Console(listener, self._page, config, watch)
         self._metrics = NodeCollector(listener)
         self._process = ProcessCollector(registry=None)
         self._loop = asyncio.get_running_loop()
+        self._gate: TlsGate | None = None
+        if door is not None and config.tls.admin:
+            self._gate = TlsGate(self._loop, lambda: door.tls)
         self._server: asyncio.Server | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._since_s: dict[web.RequestHandler, float] = {}
@@ -109,6 +121,7 @@ class Admin:
                 web.get("/connections", self._get_connections),
                 web.post("/-/reload", self._post_reload),
                 web.post("/-/drain", self._post_drain),
+                *self._console.routes(),
             ]
         )
         self._paths = sorted({route.resource.canonical for route in app.router.routes() if route.resource})
@@ -132,7 +145,7 @@ class Admin:
         )
         family, kind, proto, _, name = infos[0]
         self._exposed = not ipaddress.ip_address(name[0]).is_loopback
-        if self._exposed and not self._tokens and not self._config.admin.insecure_no_token:
+        if self._exposed and not self._asks and not self._config.admin.insecure_no_token:
             raise Exposed(
                 f"{where} is beyond loopback, and there is no token: set admin.token_file or {VARIABLE},"
                 " or say admin.insecure_no_token: true"
@@ -163,15 +176,19 @@ class Admin:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
             self._keeper = None
+        await self._console.close()
+        if self._gate is not None:
+            await self._gate.close()
         await self._runner.cleanup()
 
     def _accept(self) -> asyncio.Protocol:
         http = self._runner.server
         assert http is not None
-        if len(http.connections) >= limits.ADMIN_CONNECTIONS:
+        waiting = 0 if self._gate is None else len(self._gate)
+        if len(http.connections) + waiting >= limits.ADMIN_CONNECTIONS:
             log.warning("admin.full", connections=limits.ADMIN_CONNECTIONS)
             return _Full()
-        return http()
+        return http() if self._gate is None else self._gate.admit(http())
 
     async def _keep(self) -> None:
         """Cut off who takes too long, and note what the node did lately."""
@@ -212,18 +229,28 @@ class Admin:
         if (request.content_length or 0) > limits.ADMIN_BODY_BYTES:
             return _text(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "no request here needs a body")
         steers = request.method not in ("GET", "HEAD")
-        if not steers and (not self._exposed or not self._tokens or request.path in _PROBES):
+        if not steers and (not self._exposed or not self._asks or request.path in _OPEN):
             return None
-        if not self._tokens:
+        if not self._asks:
             message = f"nobody may do this: set admin.token_file or {VARIABLE}, and start the node again"
             return _text(HTTPStatus.FORBIDDEN, message)
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and self._tokens.opens(token.strip()):
+        if scheme.lower() == "bearer" and self._knows(token.strip(), steers=steers):
             return None
         log.warning("admin.refused", peer=_peer(request.transport), path=request.path, shown=bool(token))
         response = _text(HTTPStatus.UNAUTHORIZED, "needs the header 'Authorization: Bearer TOKEN'")
         response.headers["WWW-Authenticate"] = "Bearer"
         return response
+
+    @property
+    def _asks(self) -> bool:
+        """Whether there is any token that could be shown."""
+        return bool(self._tokens) or self._core.auth is not None
+
+    def _knows(self, token: str, *, steers: bool) -> bool:
+        """Whether it is a token of this port, or one of the data port whose role is enough."""
+        found = self._core.auth.identify(token) if self._core.auth is not None else None
+        return self._tokens.opens(token) or (found is not None and (not steers or found.role is Role.ADMIN))
 
     # -- what is asked ---------------------------------------------------------------------------------------
 

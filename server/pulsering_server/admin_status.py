@@ -58,7 +58,7 @@ class StatusPage:
         core, now_ms = self._core, self._listener.now_ms()
         topology, stats, vitals = core.topology, core.stats, core.vitals(now_ms)
         recent = self._recent.now(now_ms)
-        own = next((node for node in self._topology_nodes() if node["name"] == core.name), None)
+        own = next((node for node in self.nodes() if node["name"] == core.name), None)
         unready = core.unready(now_ms)
         return {
             "node": core.name,
@@ -118,7 +118,7 @@ class StatusPage:
                 "last_reload_ok": stats.reload_ok,
                 "problems": list(self._watch.problems) if self._watch is not None else [],
             },
-            "nodes": self._topology_nodes(),
+            "nodes": self.nodes(),
             "events": [
                 {"event": event.name, "ago_ms": now_ms - at_ms, **event.fields} for at_ms, event in core.past
             ],
@@ -139,7 +139,7 @@ class StatusPage:
             **found,
         }
 
-    def _topology_nodes(self) -> list[dict[str, Any]]:
+    def nodes(self) -> list[dict[str, Any]]:
         """All nodes of the topology, with their shares of the users; reckoned once for each topology."""
         topology = self._core.topology
         if self._nodes_of is not topology:
