@@ -39,7 +39,7 @@ from pulsering_server.huge_pages import why_no_huge_pages
 from pulsering_server.listener import Listener
 from pulsering_server.node import AGENT, NodeCore
 from pulsering_server.populating import populate_ahead
-from pulsering_server.service_manager import Manager, State
+from pulsering_server.service_manager import CLIENTS_BACK_MS, Manager, State
 from pulsering_server.signals import Signals
 from pulsering_server.supervisor import supervise
 
@@ -235,13 +235,14 @@ def _state_of(core: NodeCore, watch: ConfigWatch | None) -> State:
     """How the node is, for whoever started it."""
     now_ms = clock.now_ms()
     reason, left_ms = core.unready(now_ms), core.warming_ms(now_ms)
+    clients_ms = CLIENTS_BACK_MS - core.vitals(now_ms).uptime_ms
     status = f"{reason or 'serving'}, epoch {core.topology.epoch}, {core.table.online} users online"
     if watch is not None and watch.problems:
         status += f", {watch.path.name} refused: {logs.printable(watch.problems[0])}"
     return State(
-        ready=reason != "warming",
+        ready=reason != "warming" and clients_ms <= 0,
         status=f"{status}, warm in {left_ms / 1000:.0f} s" if reason == "warming" else status,
-        left_ms=left_ms,
+        left_ms=max(left_ms, clients_ms, 0),
         reloading=watch is not None and watch.reading,
         stopping=core.draining,
     )

@@ -1,9 +1,9 @@
 """Tells systemd, or whoever else started us by its protocol (sd_notify), how the node is, from its own loop.
 
 The protocol is one datagram of ``NAME=value`` lines to the socket that the environment names; where it names
-none, nobody is told. Ready means what ``/-/ready`` of the admin port says, so that a restart by ``systemctl``
-returns when the node is warm, and one node after the other may be restarted by a plain loop. While it is not,
-the manager is asked for as much more patience as it will take.
+none, nobody is told. Ready means that the next node may be restarted, so that a plain loop over all of them,
+with ``systemctl restart``, is a rolling restart: the node is warm, and clients have had the time to come back
+to it (``CLIENTS_BACK_MS``). Until then the manager is asked for as much more patience as it will take.
 
 Each message tells all, and one that does not fit into the manager's queue is dropped rather than waited for:
 the next one is due within a second. Invariant: no message is sent but by the loop that serves, so that a
@@ -19,7 +19,9 @@ from typing import Final, NamedTuple
 
 import structlog
 
-__all__ = ["INTERVAL_S", "VARIABLES", "Manager", "State", "watchdog_us"]
+from pulsering import limits
+
+__all__ = ["CLIENTS_BACK_MS", "INTERVAL_S", "VARIABLES", "Manager", "State", "watchdog_us"]
 
 VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 """What a manager leaves in our environment. They are for one process: no child may inherit them."""
@@ -29,6 +31,10 @@ INTERVAL_S: Final = 1.0
 
 PATIENCE_MS: Final = 10_000
 """Beyond what is still to be warmed up, until we are ready."""
+
+CLIENTS_BACK_MS: Final = limits.RECONNECT_MS_MAX + limits.CONNECT_TIMEOUT_MS
+"""From its start until every client that had lost a node has found it again. With a short ttl that is longer
+than to be warm, and the next node would leave users whose clients have not come back without an owner."""
 
 log = structlog.get_logger("pulsering_server.service_manager")
 

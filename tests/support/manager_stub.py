@@ -20,6 +20,7 @@ class ManagerStub:
         self.watchdog_s = watchdog_s
         self.messages: list[Message] = []
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._unread: asyncio.Queue[Message] = asyncio.Queue()
 
     @property
     def environ(self) -> dict[str, str]:
@@ -32,18 +33,23 @@ class ManagerStub:
     async def __aenter__(self) -> Self:
         self._socket.setblocking(False)
         self._socket.bind(str(self.path))
+        asyncio.get_running_loop().add_reader(self._socket, self._receive)
         return self
+
+    def _receive(self) -> None:
+        data = self._socket.recv(4096)
+        self._unread.put_nowait(dict(line.split("=", 1) for line in data.decode().split("\n")))
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        asyncio.get_running_loop().remove_reader(self._socket)
         self._socket.close()
 
     async def next(self) -> Message:
         """The next message."""
         async with asyncio.timeout(PATIENCE_S):
-            data = await asyncio.get_running_loop().sock_recv(self._socket, 4096)
-        message = dict(line.split("=", 1) for line in data.decode().split("\n"))
+            message = await self._unread.get()
         self.messages.append(message)
         return message
 
