@@ -274,12 +274,17 @@ def test_mounts_are_where_image_and_configuration_look(path: Path) -> None:
     assert mounts["config"]["mountPath"] == "/etc/pulsering"
     volumes = {each["name"]: each for each in spec["volumes"]}
     assert volumes["config"]["configMap"]["name"] == manifest("ConfigMap")["metadata"]["name"]
-    token = kubernetes_config().admin.token_file
-    assert token is not None
-    assert Path(token).parent == Path(mounts["admin"]["mountPath"])
     text = (KUBERNETES / "cluster.yaml").read_text("utf-8")
-    secret = volumes["admin"]["secret"]["secretName"]
-    assert f"create secret generic {secret} --from-literal={Path(token).name}=" in text
+    assert f"create secret generic {volumes['tokens']['secret']['secretName']} " in text
+    config = kubernetes_config()
+    for file in (config.admin.token_file, config.auth.token_file):
+        assert file is not None
+        assert Path(file).parent == Path(mounts["tokens"]["mountPath"])
+        assert f"--from-literal={Path(file).name}=" in text
+    assert f"create secret tls {volumes['tls']['secret']['secretName']} " in text
+    directory = mounts["tls"]["mountPath"]
+    assert (config.tls.certificate, config.tls.key) == (f"{directory}/tls.crt", f"{directory}/tls.key")
+    assert not config.tls.admin, "probes speak HTTP"
 
 
 @pytest.mark.parametrize("path", ZONES, ids=lambda path: path.stem)
