@@ -100,7 +100,12 @@ async def test_status_shows_a_line_a_node_and_who_is_down(cluster: LocalCluster)
     assert code == 1
     code, out, _ = await pulsering(cluster, "status")
     assert code == 1
-    assert [line.split()[:2] for line in out.splitlines()[-3:]] == [["UW", "a"], ["DN", "b"], ["UW", "c"]]
+    assert out.startswith("cluster dev  epoch 1  2 replicas  ttl 1m  2 of 3 up  at least 0 online\n")
+    rows = [line.split()[:2] for line in out.splitlines() if line[:2] in ("UW", "DN")]
+    assert rows == [["UW", "a"], ["DN", "b"], ["UW", "c"]]
+    *_, down, warming = out.splitlines()
+    assert down.startswith("! b ")
+    assert warming.startswith("! a, c are warming, for ")
 
 
 async def test_locate_names_key_slot_and_owners(cluster: LocalCluster) -> None:

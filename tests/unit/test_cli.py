@@ -11,13 +11,14 @@ import pytest
 from pulsering import errors
 from pulsering.reports import HeartbeatReport, NodeStatus
 from pulsering_server.cli import run
-from pulsering_server.cli.app import build_app, exit_code_of, explain
+from pulsering_server.cli.app import build_app
 from pulsering_server.cli.exits import CANNOT_REACH, FAILED, MISUSED, OK
+from pulsering_server.cli.failures import exit_code_of, explain
 from pulsering_server.cli.ids import parse_ids
 from pulsering_server.cli.misuse import Misuse
 from pulsering_server.cli.output import duration, print_table
+from pulsering_server.cli.status import node_state
 from pulsering_server.cli.target import cluster_url
-from pulsering_server.cli.verbs import node_state
 from pulsering_server.config import ConfigErrors
 
 VALID = """\

@@ -10,6 +10,7 @@ traceback.
 """
 
 import importlib.metadata
+import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -17,18 +18,28 @@ from typing import Annotated, Final
 
 import typer
 
-from pulsering import errors
 from pulsering.wire import VERSION as PROTOCOL_VERSION
-from pulsering_server.cli import config, node, reshard, verbs
-from pulsering_server.cli.exits import CANNOT_REACH, FAILED, INTERRUPTED, MISUSED, OK
-from pulsering_server.cli.misuse import Misuse
-from pulsering_server.config_errors import ConfigErrors
+from pulsering_server.cli import (
+    check,
+    config,
+    conns,
+    latency,
+    node,
+    reshard,
+    status,
+    support,
+    top,
+    verbs,
+)
+from pulsering_server.cli.exits import FAILED, INTERRUPTED, MISUSED, OK
+from pulsering_server.cli.failures import exit_code_of, explain
+from pulsering_server.cli.health import Grade
 
 PLUGIN_GROUP: Final = "pulsering.commands"
 
 _EPILOG: Final = (
     "Exit codes: [bold]0[/] ok · [bold]1[/] failed · [bold]2[/] usage or configuration · "
-    "[bold]3[/] cannot reach the cluster. "
+    "[bold]3[/] cannot reach the cluster; of [cyan]check[/] those of Nagios. "
     "The cluster is the one of [cyan]--url[/], else [cyan]--config[/], else [cyan]$PULSERING_URL[/], "
     "else [cyan]$PULSERING_CONFIG[/], else ./cluster.yaml."
 )
@@ -38,8 +49,13 @@ _OWN: Final[dict[str, tuple[str, Callable[..., object]]]] = {
     "get": ("Ask and tell", verbs.get),
     "leave": ("Ask and tell", verbs.leave),
     "count": ("Ask and tell", verbs.count),
-    "status": ("Operate", verbs.status),
-    "locate": ("Operate", verbs.locate),
+    "locate": ("Ask and tell", verbs.locate),
+    "status": ("Look", status.status),
+    "top": ("Look", top.top),
+    "latency": ("Look", latency.latency),
+    "check": ("Look", check.check),
+    "conns": ("Look", conns.conns),
+    "support-dump": ("Look", support.support_dump),
     "plan": ("Operate", reshard.plan),
     "apply": ("Operate", reshard.apply),
     "drain": ("Operate", reshard.drain),
@@ -52,8 +68,11 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line (without the program's name) and return its exit code."""
     try:
         build_app(arguments)(args=list(arguments), prog_name="pulsering")
+    except check.Verdict as verdict:
+        return int(verdict.code or OK)
     except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else OK if stop.code is None else FAILED
+        code = stop.code if isinstance(stop.code, int) else OK if stop.code is None else FAILED
+        return _for_whom(arguments, code)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -61,29 +80,17 @@ def run(arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except Exception as error:
-        code = exit_code_of(error)
-        if code is None:
+        meant = exit_code_of(error)
+        if meant is None:
             raise
         print(explain(error), file=sys.stderr)
-        return code
+        return _for_whom(arguments, meant)
     return OK
 
 
-def exit_code_of(error: BaseException) -> int | None:
-    """Return what an error stands for, or None if it is a defect of ours."""
-    match error:
-        case Misuse() | ConfigErrors() | errors.ConfigError() | errors.ClusterMismatch():
-            return MISUSED
-        case errors.NodeUnavailable() | errors.CallTimeout():
-            return CANNOT_REACH
-        case errors.PresenceError() | OSError():
-            return FAILED
-    return None
-
-
-def explain(error: BaseException) -> str:
-    """Return what a person should read: configuration errors are whole, others get our name."""
-    return str(error) if isinstance(error, ConfigErrors) else f"pulsering: {error}"
+def _for_whom(arguments: Sequence[str], code: int) -> int:
+    """The exit code; where monitoring asks, a question that is not usable is unknown and not critical."""
+    return int(Grade.UNKNOWN) if code == MISUSED and arguments[:1] == ["check"] else code
 
 
 def build_app(arguments: Sequence[str] = ()) -> typer.Typer:
@@ -98,12 +105,18 @@ def build_app(arguments: Sequence[str] = ()) -> typer.Typer:
     )
     app.callback()(_root)
     for name, (panel, verb) in _OWN.items():
-        app.command(name, rich_help_panel=panel)(verb)
+        app.command(name, help=_flowing(verb.__doc__ or ""), rich_help_panel=panel)(verb)
     app.add_typer(config.commands(), name="config", rich_help_panel="Operate")
     if not arguments or arguments[0] not in (*_OWN, "config", "--version"):
         for plugin in importlib.metadata.entry_points(group=PLUGIN_GROUP):
             _add(app, plugin)
     return app
+
+
+def _flowing(help_text: str) -> str:
+    """A docstring whose paragraphs are as wide as the terminal; what stands after a line of \\b is kept."""
+    paragraphs = inspect.cleandoc(help_text).split("\n\n")
+    return "\n\n".join(each if "\b" in each else each.replace("\n", " ") for each in paragraphs)
 
 
 def _add(app: typer.Typer, plugin: importlib.metadata.EntryPoint) -> None:

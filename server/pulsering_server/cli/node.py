@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from pulsering_server.cli.config import Settings, set_for_this_process
+from pulsering_server.cli.output import seconds_of
 from pulsering_server.cli.target import CONFIG_VARIABLE
 
 Config = Annotated[
@@ -38,8 +39,8 @@ def serve(
 
     \b
     [dim]pulsering serve -c cluster.yaml --node a[/]
-    [dim]pulsering serve --node a-3             [/] one core of a node that has several
-    [dim]pulsering serve --node b --port 0      [/] any free port; the ready line says which
+    [dim]pulsering serve --node a-3             [/] # one core of a node that has several
+    [dim]pulsering serve --node b --port 0      [/] # any free port; the ready line says which
     [dim]pulsering serve --node a --set limits.memory=8GiB[/]
     """
     from pulsering_server.serve import run
@@ -62,14 +63,4 @@ def dev(
     """
     from pulsering_server.dev import run
 
-    raise typer.Exit(run(nodes, duration_s("--ttl", ttl)) or 0)
-
-
-def duration_s(option: str, text: str) -> float:
-    """Return the seconds of an option's text such as ``20s``; a usage error says what is accepted."""
-    from pulsering_server.units import UnitError, parse_duration_ms
-
-    try:
-        return parse_duration_ms(text) / 1000
-    except UnitError as error:
-        raise typer.BadParameter(str(error), param_hint=f"'{option}'") from None
+    raise typer.Exit(run(nodes, seconds_of("--ttl", ttl)) or 0)

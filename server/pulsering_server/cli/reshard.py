@@ -19,10 +19,10 @@ from pulsering.topology import Topology
 from pulsering.url import Address, parse_url
 from pulsering_server.cli.exits import FAILED, MISUSED, OK
 from pulsering_server.cli.misuse import Misuse
-from pulsering_server.cli.output import Output, duration, print_json, print_table
+from pulsering_server.cli.options import Config, Format, Timeout, Url
+from pulsering_server.cli.output import Output, duration, print_document, print_table, seconds_of
 from pulsering_server.cli.rollout import LOOK_S, Rollout
 from pulsering_server.cli.target import cluster_url, url_of
-from pulsering_server.cli.verbs import Config, Format, Timeout, Url
 from pulsering_server.reshard import Part, Plan, plan_of
 
 _WAIT = "60s"
@@ -43,11 +43,11 @@ def plan(old: OldFile, new: NewFile, timeout: Timeout = "1s", output: Format = O
     from pulsering_server.config import load_config
 
     before, after = load_config(old).topology(), load_config(new).topology()
-    seconds = _seconds("--timeout", timeout)
+    seconds = seconds_of("--timeout", timeout)
     users, online = asyncio.run(_users(url_of(old), seconds))
     made = plan_of(before, after, users)
-    if output is Output.JSON:
-        print_json(_document(made, online))
+    if output is not Output.TABLE:
+        print_document(_document(made, online), output)
     else:
         _show(made, online)
     raise typer.Exit(MISUSED if made.refusal else OK)
@@ -79,12 +79,12 @@ def apply(
 
     \b
     [dim]pulsering apply new.yaml --push 'scp {file} {host}:/etc/pulsering/cluster.yaml'[/]
-    [dim]pulsering apply new.yaml[/]         only waits until all nodes have it
+    [dim]pulsering apply new.yaml[/]         # only waits until all nodes have it
     """
     from pulsering_server.config import load_config
 
     loaded = load_config(new)
-    seconds, wait_s = _seconds("--timeout", timeout), _seconds("--wait", wait)
+    seconds, wait_s = seconds_of("--timeout", timeout), seconds_of("--wait", wait)
     where = cluster_url(url, config, os.environ) if url or config else url_of(new)
     topology = loaded.topology()
     made = plan_of(asyncio.run(_oldest_running(where, topology, seconds)), topology)
@@ -95,9 +95,9 @@ def apply(
     if push and not yes:
         _ask()
     rollout = Rollout(made, loaded, new, push, wait_s=wait_s, timeout_s=seconds)
-    applied = asyncio.run(rollout.run(quiet=output is Output.JSON))
-    if output is Output.JSON:
-        print_json(applied)
+    applied = asyncio.run(rollout.run(quiet=output is not Output.TABLE))
+    if output is not Output.TABLE:
+        print_document(applied, output)
 
 
 def drain(
@@ -117,11 +117,12 @@ def drain(
     [dim]pulsering drain 10.0.0.4:7400[/]
     [dim]pulsering drain d --config old.yaml[/]
     """
-    seconds = _seconds("--timeout", timeout)
+    seconds = seconds_of("--timeout", timeout)
     addresses, cluster = asyncio.run(_addresses_of(node, url, config, seconds))
     left_ms, epoch = asyncio.run(_drained(node, addresses, cluster, seconds, wait=not no_wait))
-    if output is Output.JSON:
-        print_json({"node": node, "epoch": epoch, "removed": left_ms is not None, "needed_ms": left_ms})
+    if output is not Output.TABLE:
+        found = {"node": node, "epoch": epoch, "removed": left_ms is not None, "needed_ms": left_ms}
+        print_document(found, output)
     elif left_ms is None:
         typer.echo(
             f"{node} is part of the cluster at epoch {epoch}:"
@@ -275,9 +276,3 @@ async def _drained(
             told = True
             typer.echo(f"{name}: is needed for {duration(left_ms)} more", err=True)
         await asyncio.sleep(min(left_ms / 1000, LOOK_S))
-
-
-def _seconds(option: str, text: str) -> float:
-    from pulsering_server.cli.node import duration_s
-
-    return duration_s(option, text)
