@@ -11,11 +11,15 @@ import sys
 from array import array
 from collections.abc import Callable, Iterable
 from itertools import repeat
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pulsering._calls import Call
 from pulsering._driver import Driver, Run
-from pulsering.errors import PresenceError
+from pulsering.ids import UserId, seeds_of
+from pulsering.kernel import hash_id
+
+if TYPE_CHECKING:
+    from pulsering.errors import PresenceError
 
 __all__ = ["Batcher"]
 
@@ -24,10 +28,10 @@ T = TypeVar("T")
 
 
 class Batcher(Generic[C, T]):
-    """Collects keys for one kind of call.
+    """Collects the keys of user ids for one kind of call.
 
     ``make`` makes the call for packed keys; ``answers`` gives what each key gets of the finished call, in
-    order: a result, or the error to raise.
+    order: a result, or the error to raise. Both are told in the same way; whoever waited raises.
     """
 
     def __init__(
@@ -40,29 +44,32 @@ class Batcher(Generic[C, T]):
         answers: Callable[[C], "Iterable[T | PresenceError]"],
     ) -> None:
         self._driver = driver
+        self._seeds = seeds_of(driver.cluster.topology.hash_seed)
         self._loop = loop
         self._timeout = timeout
         self._linger = linger
         self._make = make
         self._answers = answers
-        self._new_waiter: Callable[[], asyncio.Future[T]] = loop.create_future
-        self._waiters: dict[int, asyncio.Future[T]] = {}
-        self._twins: dict[int, list[asyncio.Future[T]]] = {}
+        self._new_waiter: Callable[[], asyncio.Future[T | PresenceError]] = loop.create_future
+        self._waiters: dict[int, asyncio.Future[T | PresenceError]] = {}
+        self._twins: dict[int, list[asyncio.Future[T | PresenceError]]] = {}
         self._sender_ms = 0
         self._since = 0.0
 
-    def join(self, key: int) -> "asyncio.Future[T]":
-        """A future of the answer for ``key``."""
+    def join(self, user_id: UserId) -> "asyncio.Future[T | PresenceError]":
+        """A future of the answer for a user, or of the error to raise."""
+        key = hash_id(user_id, self._seeds)
         waiters = self._waiters
         waiter = self._new_waiter()
-        if key in waiters:
+        if waiters.setdefault(key, waiter) is not waiter:
             self._twins.setdefault(key, []).append(waiter)
             return waiter
-        if len(waiters) >= self._driver.room:
-            self._driver.check_room(len(waiters) + 1)
-        if not waiters:
+        keys = len(waiters)
+        if keys > self._driver.room:
+            del waiters[key]
+            self._driver.check_room(keys)
+        if keys == 1:
             self._open()
-        waiters[key] = waiter
         return waiter
 
     def _open(self) -> None:
@@ -111,13 +118,8 @@ def _drop_forsaken(
             del waiters[key]
 
 
-def _tell(waiters: "Iterable[asyncio.Future[T]]", answers: "Iterable[T | PresenceError]") -> None:
+def _tell(waiters: "Iterable[asyncio.Future[T]]", answers: "Iterable[T]") -> None:
     """Give each waiter its answer, unless it was cancelled."""
     for waiter, answer in zip(waiters, answers, strict=False):
-        try:
-            if isinstance(answer, PresenceError):
-                waiter.set_exception(answer)
-            else:
-                waiter.set_result(answer)
-        except asyncio.InvalidStateError:
-            pass
+        if not waiter.done():
+            waiter.set_result(answer)

@@ -15,7 +15,7 @@ What both kinds of batches share:
 - keys a node calls *moved* are sent once more if a newer topology is there, and never a second time: two
   nodes that disagree cannot make a loop.
 
-Invariant: each token handed out is settled by one reply, one failure, or the end of the call.
+Invariant: each frame handed out is settled by one reply, one failure, or the end of the call.
 """
 
 import random
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from pulsering import kernel, messages
 from pulsering._backoff import RetryBudget
+from pulsering._request import Request
 from pulsering.errors import (
     CallTimeout,
     NodeBusy,
@@ -38,6 +39,9 @@ from pulsering.wire import Op
 if TYPE_CHECKING:
     from array import array
 
+    from pulsering._channel import Channel
+    from pulsering._driver import Run
+
 __all__ = ["BatchCall", "Call", "ClusterView", "Send"]
 
 REPEAT_MS: Final = 10
@@ -47,28 +51,22 @@ ATTEMPTS_LISTED_MAX: Final = 16
 """Failures that an error lists."""
 
 
-class Send:
-    """One frame, and where in the batch its keys are; its outcome comes back under ``token``."""
+class Send(Request):
+    """One frame to a node, and where in the batch its keys are. Whoever drives the call says the rest."""
 
-    __slots__ = ("body", "late", "node", "op", "positions", "token", "want_ages")
+    late = False
+    """Whether the node let the patience pass."""
+    former = 0
+    """Whose evidence a read wants: 0 for present owners', else that of a retired topology, from 1."""
+    run: "Run"
+    channel: "Channel"
 
-    def __init__(
-        self, token: int, node: str, op: Op, body: bytes, positions: "array[int]", want_ages: bool
-    ) -> None:
-        self.token = token
+    def __init__(self, node: str, op: Op, body: bytes, positions: "array[int]") -> None:
         self.node = node
         self.op = op
         self.body = body
-        """Whoever sends it may empty it then: only the rest is needed until the outcome is there."""
         self.positions = positions
-        self.want_ages = want_ages
-        self.late = False
-        """Whether the node let the patience pass."""
-
-    @property
-    def keys(self) -> int:
-        """How many keys."""
-        return len(self.positions)
+        self.count = len(positions)
 
 
 class ClusterView(Protocol):
@@ -141,32 +139,31 @@ class Call(ABC):
     """Keys held, for the client's limit."""
     answered = False
     """Whether any node answered at all."""
+    problems: tuple[tuple[str, str], ...] = ()
+    """(node, what happened), the first few."""
+    late: tuple[Send, ...] = ()
+    """Frames whose node let the patience pass; ``take_late`` empties it."""
+    _troubled: frozenset[str] = frozenset()
     _started = 0.0
     _fresh = 0  # frames whose node still has its patience
-    _next_token = 0
     _overloads = 0
     _busy_s = 0.0  # the longest that a busy node asked to be left alone since the last repeat
 
     def __init__(self, view: ClusterView) -> None:
-        self.problems: list[tuple[str, str]] = []
-        """(node, what happened), the first few."""
-        self.late: list[int] = []
-        """Tokens whose node let the patience pass; ``take_late`` empties it."""
         self._view = view
         self._topology = view.topology
-        self._pieces: dict[int, Send] = {}  # frames without an outcome, by token
-        self._troubled: set[str] = set()
+        self._pieces: dict[Send, None] = {}  # frames without an outcome, in the order they were sent
 
     @abstractmethod
     def start(self, now: float) -> list[Send]:
         """The first frames."""
 
     @abstractmethod
-    def on_reply(self, token: int, reply: Any, now: float) -> list[Send]:
+    def on_reply(self, piece: Send, reply: Any, now: float) -> list[Send]:
         """A node answered."""
 
     @abstractmethod
-    def on_failure(self, token: int, error: PresenceError, now: float) -> list[Send]:
+    def on_failure(self, piece: Send, error: PresenceError, now: float) -> list[Send]:
         """A node refused, or did not get the frame, or was lost with it."""
 
     @abstractmethod
@@ -182,51 +179,53 @@ class Call(ABC):
         self.wants_topology = False
         return []
 
-    def take_late(self) -> list[int]:
-        """Tokens whose node let the patience pass, each told once."""
-        late, self.late = self.late, []
+    def take_late(self) -> tuple[Send, ...]:
+        """Frames whose node let the patience pass, each told once."""
+        late, self.late = self.late, ()
         return late
 
     # --- For the kinds of calls ----------------------------------------------------------------------------
 
     def _note(self, node: str, what: str) -> None:
-        self._troubled.add(node)
+        self._troubled |= {node}
         if len(self.problems) < ATTEMPTS_LISTED_MAX:
-            self.problems.append((node, what))
+            self.problems += ((node, what),)
 
-    def _frame(self, node: str, body: bytes, positions: "array[int]", *, want_ages: bool = False) -> Send:
-        """A frame to send, with a token of its own."""
-        token = self._next_token = self._next_token + 1
+    def _frame(self, node: str, body: bytes, positions: "array[int]") -> Send:
+        """A frame to send."""
         self._fresh += 1
-        send = self._pieces[token] = Send(token, node, self.op, body, positions, want_ages)
-        return send
-
-    def _take(self, token: int) -> Send | None:
-        """The piece that got its outcome; None if the call has moved on without it."""
-        piece = self._pieces.pop(token, None)
-        if piece is not None and not piece.late:
-            self._fresh -= 1
+        piece = Send(node, self.op, body, positions)
+        self._pieces[piece] = None
         return piece
 
-    def _take_failed(self, token: int, error: PresenceError) -> Send | None:
-        piece = self._take(token)
-        if piece is not None:
+    def _take(self, piece: Send) -> bool:
+        """Whether the call still waited for the outcome of this piece, and has not moved on without it."""
+        if piece not in self._pieces:
+            return False
+        del self._pieces[piece]
+        if not piece.late:
+            self._fresh -= 1
+        return True
+
+    def _take_failed(self, piece: Send, error: PresenceError) -> bool:
+        taken = self._take(piece)
+        if taken:
             self._note(piece.node, str(error))
             if isinstance(error, Overloaded):
                 self._overloads += 1
             if isinstance(error, NodeBusy):
                 self._busy_s = max(self._busy_s, error.retry_after)
-        return piece
+        return taken
 
     def _lose_patience(self) -> list[Send]:
         """Call late whoever has not answered, and return what was not late before."""
-        fresh = [(token, piece) for token, piece in self._pieces.items() if not piece.late]
-        for token, piece in fresh:
+        fresh = [piece for piece in self._pieces if not piece.late]
+        for piece in fresh:
             piece.late = True
-            self.late.append(token)
             self._note(piece.node, "no answer in time")
+        self.late += tuple(fresh)
         self._fresh = 0
-        return [piece for _, piece in fresh]
+        return fresh
 
     def _drop_pieces(self) -> None:
         """Go on without the answers that are still to come."""
@@ -242,7 +241,7 @@ class Call(ABC):
         """The error for a call in which nothing was achieved."""
         op = self.op.name
         story = "; ".join(f"{node}: {what}" for node, what in self.problems[:3]) or "no node was free to ask"
-        problems = tuple(self.problems)
+        problems = self.problems
         if self._overloads and not self.expired:
             return Overloaded(f"{op}: every node asked was overloaded ({story})", op=op)
         if self.expired:
@@ -279,7 +278,7 @@ class BatchCall(Call):
 
     @abstractmethod
     def _send(self, node: str, keys: bytes, positions: "array[int]") -> Send:
-        """One frame, with its token."""
+        """One frame."""
 
     def _split(
         self,
@@ -296,6 +295,11 @@ class BatchCall(Call):
             for index, part, places in pieces
             if index not in without
         ]
+
+    def _retired_before(self, topology: Topology) -> tuple[Topology, ...]:
+        """Those whose owners may still hold what was said: none, but for a ttl after a change."""
+        retired = self._view.retired
+        return tuple(old for old in retired if old.epoch < topology.epoch) if retired else retired
 
     def _may_redirect(self) -> bool:
         """Whether somebody knows a newer topology than this call used, and it was not used yet."""

@@ -15,7 +15,8 @@ from typing import Final, NamedTuple
 from pulsering import limits
 from pulsering._backoff import Backoff
 from pulsering._circuit import Circuit, CircuitState
-from pulsering._connection import Connection, Request
+from pulsering._connection import Connection
+from pulsering._request import Request
 from pulsering.errors import (
     ClientClosed,
     NodeDraining,

@@ -17,8 +17,9 @@ from typing import Any
 from pulsering import limits, messages
 from pulsering._backoff import RetryBudget
 from pulsering._channel import Channel, Dialer, Watcher
-from pulsering._connection import Request, resolve
+from pulsering._connection import resolve
 from pulsering._latency import Percentile95
+from pulsering._request import Request
 from pulsering._retired import Retired
 from pulsering.errors import (
     ClientClosed,
@@ -59,6 +60,10 @@ class Cluster:
         self.budget = RetryBudget()
         self.rng = rng
         self.keys_per_frame = limits.KEYS_PER_FRAME
+        self.patience = PATIENCE_MAX_S
+        """Seconds an owner may take before its turn passes: a third of the deadline."""
+        if options.timeout is not None:
+            self.patience = min(options.timeout / limits.ATTEMPTS, PATIENCE_MAX_S)
         self.refreshes = 0
         self.now_ms: Callable[[], int] = transport.now_ms
         """The time at which heartbeats are said, in ms."""
@@ -100,12 +105,6 @@ class Cluster:
     def unsettled(self) -> bool:
         """Whether a node follows an older topology that we have not seen."""
         return self._retired.unsettled(self._loop.time())
-
-    @property
-    def patience(self) -> float:
-        """Seconds an owner may take before its turn passes: a third of the deadline."""
-        timeout = self._options.timeout
-        return PATIENCE_MAX_S if timeout is None else min(timeout / limits.ATTEMPTS, PATIENCE_MAX_S)
 
     @property
     def hedge(self) -> float | None:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from pulsering import limits, messages
+from pulsering._request import Request
 from pulsering.credentials import explain
 from pulsering.errors import (
     ClusterMismatch,
@@ -33,10 +34,7 @@ from pulsering.wire import HEADER_BYTES, REPLY, VERSION, ErrorCode, Frame, Frame
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Connection", "Outcome", "Request", "resolve"]
-
-Outcome: TypeAlias = "Callable[[Any, Any, PresenceError | None], None]"
-"""Called once with (the request, decoded reply, None) or (the request, None, error)."""
+__all__ = ["Connection", "resolve"]
 
 _GOAWAY: Final = int(Op.GOAWAY)
 _ERROR: Final = int(Op.ERROR)
@@ -45,44 +43,6 @@ _WRITE_HIGH_BYTES: Final = 256 << 10
 
 PINGS_MISSED_MAX: Final = 2
 """Pings without an answer before the node counts as dead."""
-
-
-class Request:
-    """One question to one node. ``abandon`` it when its answer no longer matters."""
-
-    __slots__ = ("body", "connection", "count", "id", "on_outcome", "op", "sender_ms", "sent_at", "want_ages")
-
-    def __init__(
-        self,
-        op: Op,
-        body: bytes,
-        sender_ms: int,
-        on_outcome: Outcome,
-        *,
-        count: int = 0,
-        want_ages: bool = False,
-    ) -> None:
-        self.op = op
-        self.body = body
-        self.sender_ms = sender_ms
-        self.on_outcome: Outcome | None = on_outcome
-        self.count = count
-        self.want_ages = want_ages
-        self.id = 0
-        self.sent_at = 0.0
-        self.connection: Connection | None = None
-
-    def abandon(self) -> None:
-        """Forget it if it has not left; else leave a tombstone that swallows its reply."""
-        self.on_outcome = None
-        if self.connection is not None:
-            self.connection.forget(self)
-
-    def settle(self, reply: Any, error: PresenceError | None) -> None:
-        """Tell the outcome, unless nobody waits for it."""
-        on_outcome, self.on_outcome = self.on_outcome, None
-        if on_outcome is not None:
-            on_outcome(self, reply, error)
 
 
 class Connection(asyncio.Protocol):

@@ -42,10 +42,9 @@ class CountCall(Call):
         self._missing.update(self._view.unavailable())
         return self._round(now)
 
-    def on_reply(self, token: int, reply: messages.CountReply, now: float) -> list[Send]:
+    def on_reply(self, piece: Send, reply: messages.CountReply, now: float) -> list[Send]:
         self.answered = True
-        piece = self._take(token)
-        if piece is None:
+        if not self._take(piece):
             return []
         index = self._topology.index_of(piece.node)
         self._replies[index] = reply
@@ -53,9 +52,8 @@ class CountCall(Call):
             self._warming.add(index)
         return self._continue(now)
 
-    def on_failure(self, token: int, error: PresenceError, now: float) -> list[Send]:
-        piece = self._take_failed(token, error)
-        if piece is None:
+    def on_failure(self, piece: Send, error: PresenceError, now: float) -> list[Send]:
+        if not self._take_failed(piece, error):
             return []
         self._missing.add(self._topology.index_of(piece.node))
         return self._continue(now)

@@ -10,12 +10,11 @@ import math
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from pulsering import limits
 from pulsering._calls import Call, Send
 from pulsering._cluster import Cluster
-from pulsering._connection import Outcome, Request
 from pulsering.errors import (
     ClientClosed,
     ClientOverloaded,
@@ -26,10 +25,7 @@ from pulsering.errors import (
 )
 from pulsering.wire import Op
 
-if TYPE_CHECKING:
-    from pulsering._channel import Channel
-
-__all__ = ["CallRequest", "Driver", "Run"]
+__all__ = ["Driver", "Run"]
 
 SWEEP_S: Final = limits.SWEEP_MS / 1000
 LAG_S: Final = 2 * SWEEP_S
@@ -39,35 +35,19 @@ LAG_S: Final = 2 * SWEEP_S
 class Run:
     """One call under way."""
 
-    __slots__ = ("began", "call", "deadline", "error", "on_end", "refreshing", "requests", "sender_ms")
+    refreshing = False
+    error: PresenceError | None = None
+    """Why it ended without its call being done."""
+    began = 0.0
+    """Seconds of ``time.perf_counter``, for telemetry: the loop's time may be cut to milliseconds."""
 
     def __init__(self, call: Call, deadline: float, sender_ms: int, on_end: "Callable[[Run], None]") -> None:
         self.call = call
         self.deadline = deadline
         self.sender_ms = sender_ms
         self.on_end = on_end
-        self.requests: dict[int, CallRequest] = {}
-        """By token, those without an outcome."""
-        self.refreshing = False
-        self.error: PresenceError | None = None
-        """Why it ended without its call being done."""
-        self.began = 0.0
-        """Seconds of ``time.perf_counter``, for telemetry: the loop's time may be cut to milliseconds."""
-
-
-class CallRequest(Request):
-    """One frame of a run."""
-
-    __slots__ = ("channel", "run", "token")
-
-    def __init__(self, run: Run, send: Send, channel: "Channel", on_outcome: Outcome) -> None:
-        super().__init__(
-            send.op, send.body, run.sender_ms, on_outcome, count=send.keys, want_ages=send.want_ages
-        )
-        self.run = run
-        self.token = send.token
-        self.channel = channel
-        send.body = b""
+        self.requests: set[Send] = set()
+        """Those without an outcome."""
 
 
 class Driver:
@@ -75,7 +55,6 @@ class Driver:
 
     def __init__(self, cluster: Cluster, loop: asyncio.AbstractEventLoop, pending_keys_max: int) -> None:
         self.cluster = cluster
-        self.pending_keys = 0
         self.room = pending_keys_max
         """Keys that may be added to those pending."""
         self.calls = 0
@@ -95,6 +74,11 @@ class Driver:
         """Calls under way."""
         return len(self._runs)
 
+    @property
+    def pending_keys(self) -> int:
+        """Keys that wait for answers."""
+        return self._pending_keys_max - self.room
+
     def check_room(self, keys: int) -> None:
         """Refuse more keys than the client may hold."""
         if keys > self.room:
@@ -102,10 +86,6 @@ class Driver:
                 f"{self.pending_keys} keys wait for answers already, {keys} more would be above "
                 f"pending_keys_max ({self._pending_keys_max}): make smaller batches, or wait for some"
             )
-
-    def _hold(self, keys: int) -> None:
-        self.pending_keys += keys
-        self.room -= keys
 
     async def complete(self, call: Call, timeout: float | None, sender_ms: int) -> None:
         """Run a call to its end; cancelling this ends it."""
@@ -135,7 +115,7 @@ class Driver:
         self.calls += 1
         self.cluster.budget.earn()
         self._runs[run] = None
-        self._hold(call.key_count)
+        self.room -= call.key_count
         if self.on_call_end is not None:
             run.began = time.perf_counter()
         if self._sweep is None:
@@ -159,22 +139,19 @@ class Driver:
     def _go_on(self, run: Run, sends: list[Send]) -> None:
         """Send what the call wants sent, feed refusals back at once, and end it when it is done."""
         call = run.call
-        while True:
+        while sends or (call.wants_topology and not run.refreshing):
             further: list[Send] = []
             for send in sends:
                 error = self._send(run, send)
                 if error is not None:
-                    further += call.on_failure(send.token, error, self._loop.time())
+                    further += call.on_failure(send, error, self._loop.time())
             if call.wants_topology and not run.refreshing:
                 further += self._go_to_topology(run)
-            if not further:
-                break
             sends = further
         if call.late:
-            for token in call.take_late():
-                if token in run.requests:
-                    request = run.requests[token]
-                    request.channel.suspect(request)
+            for send in call.take_late():
+                if send in run.requests:
+                    send.channel.suspect(send)
         if call.done and run in self._runs:
             self._end(run)
             run.on_end(run)
@@ -183,24 +160,28 @@ class Driver:
         channel = self.cluster.channel(send.node)
         if channel is None:
             return NodeUnavailable(f"{send.node} is no longer part of the cluster", node=send.node)
-        request = run.requests[send.token] = CallRequest(run, send, channel, self._on_outcome)
-        error = channel.send(request)
+        send.run = run
+        send.channel = channel
+        send.sender_ms = run.sender_ms
+        send.on_outcome = self._on_outcome
+        run.requests.add(send)
+        error = channel.send(send)
         if error is not None:
-            del run.requests[send.token]
+            run.requests.discard(send)
         else:
             self.frames += 1
         return error
 
-    def _on_outcome(self, request: CallRequest, reply: Any, error: PresenceError | None) -> None:
-        run, channel = request.run, request.channel
-        del run.requests[request.token]
-        now = self._loop.time()
+    def _on_outcome(self, send: Send, reply: Any, error: PresenceError | None) -> None:
+        run, channel = send.run, send.channel
+        run.requests.discard(send)
+        cluster, now = self.cluster, self._loop.time()
         if error is None:
             channel.record_answer()
-            if self.cluster.read_times is not None and request.op == Op.GET:
-                self.cluster.read_times.record(now - request.sent_at)
-            self.cluster.note_epoch(reply.epoch, channel.node)
-            sends = run.call.on_reply(request.token, reply, now)
+            if cluster.read_times is not None and send.op == Op.GET:
+                cluster.read_times.record(now - send.sent_at)
+            cluster.note_epoch(reply.epoch, channel.node)
+            sends = run.call.on_reply(send, reply, now)
         else:
             if isinstance(error, Unauthorized) and error.op is not None:  # as every owner would say
                 run.error = error
@@ -209,7 +190,7 @@ class Driver:
                 return
             if isinstance(error, NodeBusy):
                 channel.record_answer()
-            sends = run.call.on_failure(request.token, error, now)
+            sends = run.call.on_failure(send, error, now)
         self._go_on(run, sends)
 
     def _go_to_topology(self, run: Run) -> list[Send]:
@@ -229,9 +210,9 @@ class Driver:
         if run not in self._runs:
             return
         del self._runs[run]
-        self._hold(-run.call.key_count)
-        for request in run.requests.values():
-            request.abandon()
+        self.room += run.call.key_count
+        for send in run.requests:
+            send.abandon()
         run.requests.clear()
         if self.on_call_end is not None:
             self.on_call_end(run)

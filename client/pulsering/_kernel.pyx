@@ -132,13 +132,12 @@ def xxh64(data, seed: int) -> int:
         PyBuffer_Release(&view)
 
 
-def hash_id(user_id, int_seed: int, string_seed: int) -> int:
-    return _hash_id(user_id, _checked_seed(int_seed), _checked_seed(string_seed), -1)
+def hash_id(user_id, bytes seeds not None) -> int:
+    return _hash_id(user_id, _checked_seeds(seeds), -1)
 
 
-def hash_ids(ids, int_seed: int, string_seed: int) -> bytes:
-    cdef uint64_t for_ints = _checked_seed(int_seed)
-    cdef uint64_t for_strings = _checked_seed(string_seed)
+def hash_ids(ids, bytes seeds not None) -> bytes:
+    cdef const uint8_t* both = _checked_seeds(seeds)
     # A tuple cannot change while a subclass of str or UUID runs its own code.
     cdef tuple batch = tuple(ids)
     cdef Py_ssize_t count = len(batch), index
@@ -146,7 +145,7 @@ def hash_ids(ids, int_seed: int, string_seed: int) -> bytes:
     cdef char* out = PyBytes_AS_STRING(keys)
     cdef uint64_t key
     for index in range(count):
-        key = _hash_id(batch[index], for_ints, for_strings, index)
+        key = _hash_id(batch[index], both, index)
         memcpy(out + 8 * index, &key, 8)
     return keys
 
@@ -199,7 +198,8 @@ def hash_integers(integers, seed: int) -> bytes:
 cdef frozenset _INTEGER_FORMATS = frozenset((b"Q", b"q", b"L", b"l", b"N", b"n"))
 
 
-cdef uint64_t _hash_id(object user_id, uint64_t int_seed, uint64_t string_seed, Py_ssize_t index) except? 0:
+cdef uint64_t _hash_id(object user_id, const uint8_t* seeds, Py_ssize_t index) except? 0:
+    cdef uint64_t int_seed = _load_64(seeds), string_seed = _load_64(seeds + 8)
     cdef uint64_t number
     cdef Py_ssize_t size
     cdef const char* text
@@ -228,6 +228,12 @@ cdef object _refusal(object user_id, Py_ssize_t index):
     from pulsering._kernel_reference import refusal
 
     return refusal(user_id, index)
+
+
+cdef const uint8_t* _checked_seeds(bytes seeds) except NULL:
+    if PyBytes_GET_SIZE(seeds) != 16:
+        raise ValueError(f"two packed seeds are 16 bytes, not {PyBytes_GET_SIZE(seeds)}")
+    return <const uint8_t*>PyBytes_AS_STRING(seeds)
 
 
 cdef uint64_t _checked_seed(object seed) except? 0:
@@ -600,6 +606,11 @@ cdef bint _read_bin(Cursor* cursor, Py_ssize_t length) noexcept nogil:
     return True
 
 
+cdef bytes _before(const uint8_t* end, Py_ssize_t size):
+    """Return the bytes that end there."""
+    return PyBytes_FromStringAndSize(<const char*>end - size, size)
+
+
 def read_write_reply(bytes body not None, count: int) -> tuple | None:
     cdef uint64_t keys = count, epoch, accepted, stale, refused, moved
     cdef Cursor cursor
@@ -621,11 +632,11 @@ def read_write_reply(bytes body not None, count: int) -> tuple | None:
 
 def read_get_reply(bytes body not None, count: int, want_ages: bool) -> tuple | None:
     cdef uint64_t keys = count, epoch, warming_ms, found
-    cdef Py_ssize_t states = (count + 3) // 4, ages = count if want_ages else 0, states_end
-    cdef const uint8_t* start = <const uint8_t*>PyBytes_AS_STRING(body)
+    cdef Py_ssize_t states = (count + 3) // 4, ages = count if want_ages else 0
+    cdef const uint8_t* states_end
     cdef Cursor cursor
-    cursor.at = start
-    cursor.end = start + PyBytes_GET_SIZE(body)
+    cursor.at = <const uint8_t*>PyBytes_AS_STRING(body)
+    cursor.end = cursor.at + PyBytes_GET_SIZE(body)
     if (
         _read_head(&cursor, 0x95)
         and _read_uint(&cursor, 0xFFFFFFFFU, &epoch)
@@ -634,9 +645,9 @@ def read_get_reply(bytes body not None, count: int, want_ages: bool) -> tuple | 
         and found == keys
         and _read_bin(&cursor, states)
     ):
-        states_end = cursor.at - start
+        states_end = cursor.at
         if _read_bin(&cursor, ages) and cursor.at == cursor.end:
-            return epoch, warming_ms, states_end - states, cursor.at - start - ages
+            return epoch, warming_ms, found, _before(states_end, states), _before(cursor.at, ages)
     return None
 
 

@@ -100,14 +100,17 @@ def xxh64(data: "Buffer", seed: int) -> int:
     return xxh64_intdigest(memoryview(data).cast("B"), _checked_seed(seed))
 
 
-def hash_id(user_id: object, int_seed: int, string_seed: int) -> int:
-    """Return the key of one user id; ``TypeError`` or ``ValueError`` if it is none."""
-    return _hash_id(user_id, _checked_seed(int_seed), _checked_seed(string_seed), -1)
+def hash_id(user_id: object, seeds: bytes) -> int:
+    """Return the key of one user id; ``TypeError`` or ``ValueError`` if it is none.
+
+    ``seeds`` are those for integers and for strings, packed u64 each; ``ValueError`` for any other length.
+    """
+    return _hash_id(user_id, *_unpacked(seeds), -1)
 
 
-def hash_ids(ids: "Iterable[object]", int_seed: int, string_seed: int) -> bytes:
+def hash_ids(ids: "Iterable[object]", seeds: bytes) -> bytes:
     """Return the packed keys of many user ids; the exception for a bad one names its index."""
-    int_seed, string_seed = _checked_seed(int_seed), _checked_seed(string_seed)
+    int_seed, string_seed = _unpacked(seeds)
     return b"".join(
         _U64.pack(_hash_id(user_id, int_seed, string_seed, index)) for index, user_id in enumerate(tuple(ids))
     )
@@ -346,8 +349,8 @@ def read_write_reply(body: bytes, count: int) -> tuple[int, int, int, int, int] 
     return None
 
 
-def read_get_reply(body: bytes, count: int, want_ages: bool) -> tuple[int, int, int, int] | None:
-    """Return epoch, warming_ms and where states and ages start in the body, or None, as above."""
+def read_get_reply(body: bytes, count: int, want_ages: bool) -> tuple[int, int, int, bytes, bytes] | None:
+    """Return the fields of a get reply, or None, as above."""
     return None
 
 
@@ -355,6 +358,12 @@ def _checked_seed(seed: int) -> int:
     if not 0 <= seed <= _U64_MAX:
         raise OverflowError(f"a hash seed is an int in 0..2**64-1, not {seed}")
     return seed
+
+
+def _unpacked(seeds: bytes) -> tuple[int, int]:
+    if len(seeds) != 16:
+        raise ValueError(f"two packed seeds are 16 bytes, not {len(seeds)}")
+    return _U64.unpack_from(seeds, 0)[0], _U64.unpack_from(seeds, 8)[0]
 
 
 def _hash_id(user_id: object, int_seed: int, string_seed: int, index: int) -> int:

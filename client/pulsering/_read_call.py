@@ -70,8 +70,6 @@ class ReadCall(BatchCall):
         """Whom a leg names, the node of each slot, and whose evidence it is: 0 for present owners'."""
         self._former: list[bytearray] = []
         """The evidence of each retired topology's owners."""
-        self._former_of: dict[int, int] = {}
-        """By token, which of them a frame is about, counted from 1."""
         self._hedging: float | None = None  # when the patience would be over, while a hedge may still come
         self._hedged = False
         self._repeating = False
@@ -86,20 +84,19 @@ class ReadCall(BatchCall):
             self.wake_at = min(now + hedge, self.wake_at)
         return sends
 
-    def on_reply(self, token: int, reply: messages.GetReply, now: float) -> list[Send]:
+    def on_reply(self, piece: Send, reply: messages.GetReply, now: float) -> list[Send]:
         self.answered = True
         if reply.epoch > self._epoch_heard:
             self._epoch_heard = reply.epoch
-        piece = self._take(token)
-        if piece is None:
+        if not self._take(piece):
             return []
-        former = self._former_of.pop(token, 0)
-        states: bytes | memoryview = reply.states
+        former = piece.former
+        states = reply.states
         if former:
             disowned = routing.DISOWNED_IS_COLD if reply.warming_ms else routing.DISOWNED_IS_ABSENT
-            states = bytes(states).translate(disowned)
+            states = states.translate(disowned)
         elif reply.epoch < self._topology.epoch:
-            states = bytes(states).translate(routing.DISOWNED_IS_COLD)
+            states = states.translate(routing.DISOWNED_IS_COLD)
         kernel.merge_states(self._evidence_of(former), piece.positions, states)
         if former:
             self._prove(self._former[former - 1])
@@ -109,12 +106,11 @@ class ReadCall(BatchCall):
             kernel.merge_ages(self.ages, piece.positions, reply.ages)
         return self._continue(now)
 
-    def on_failure(self, token: int, error: PresenceError, now: float) -> list[Send]:
-        piece = self._take_failed(token, error)
-        if piece is None:
+    def on_failure(self, piece: Send, error: PresenceError, now: float) -> list[Send]:
+        if not self._take_failed(piece, error):
             return []
         bit = Evidence.OVERLOADED if isinstance(error, Overloaded) else Evidence.UNREACHABLE
-        kernel.mark(self._evidence_of(self._former_of.pop(token, 0)), piece.positions, bit)
+        kernel.mark(self._evidence_of(piece.former), piece.positions, bit)
         if isinstance(error, NodeBusy) and error.retry_after:
             self.waits.append(Wait(piece.positions, Reason.OVERLOADED, error.retry_after))
         return self._continue(now)
@@ -206,15 +202,16 @@ class ReadCall(BatchCall):
 
     def _plan(self) -> None:
         topology = self._topology
-        retired = [old for old in self._view.retired if old.epoch < topology.epoch]
+        retired = self._retired_before(topology)
         unavailable = self._view.unavailable()
         self._leg = 0
-        self._former = [bytearray(self.key_count) for _ in retired]
-        self._former_of.clear()
         self._legs = [
             (topology, read_targets(topology, rank, unavailable), 0) for rank in range(topology.replicas)
         ]
-        for former, old in enumerate(retired, 1):
+        self._former = []
+        for old in retired:
+            self._former.append(bytearray(self.key_count))
+            former = len(self._former)
             self._legs += [
                 (old, retired_targets(old, topology, rank), former) for rank in range(old.replicas)
             ]
@@ -250,7 +247,7 @@ class ReadCall(BatchCall):
         sends = self._split(names, targets, keys, positions)
         if former:
             for send in sends:
-                self._former_of[send.token] = former
+                send.former = former
                 kernel.mark(self._former[former - 1], send.positions, SETTLED)
         return sends
 
@@ -272,7 +269,7 @@ class ReadCall(BatchCall):
 
     def _conclude(self, now: float) -> list[Send]:
         self.wake_at = None
-        if self._awaits_more():
+        if self._pieces and self._awaits_more():
             return []
         undecided, positions = kernel.select(self._keys, self.evidence, _INFORMED)
         if undecided and self._may_repeat(undecided, positions):
@@ -290,13 +287,13 @@ class ReadCall(BatchCall):
         """Whether a late answer may still prove somebody online; else only the deadline ends the wait."""
         return any(
             not self.evidence[position] & Evidence.ONLINE
-            for piece in self._pieces.values()
+            for piece in self._pieces
             for position in piece.positions
         )
 
     def _finish(self) -> None:
-        for token, piece in self._pieces.items():
-            kernel.mark(self._evidence_of(self._former_of.get(token, 0)), piece.positions, Evidence.SILENT)
+        for piece in self._pieces:
+            kernel.mark(self._evidence_of(piece.former), piece.positions, Evidence.SILENT)
         super()._finish()
 
     def _may_repeat(self, keys: bytes, positions: "array[int]") -> bool:
@@ -322,7 +319,9 @@ class ReadCall(BatchCall):
         body = messages.encode_keys_request(
             self._topology.epoch, messages.WANT_AGES if want_ages else 0, keys
         )
-        return self._frame(node, body, positions, want_ages=want_ages)
+        piece = self._frame(node, body, positions)
+        piece.want_ages = want_ages
+        return piece
 
 
 def _any_moved(evidence: bytearray) -> bool:

@@ -42,14 +42,13 @@ class WriteCall(BatchCall):
         self._started = now
         return self._to_owners(self._keys, None, frozenset(), now)
 
-    def on_reply(self, token: int, reply: messages.WriteReply, now: float) -> list[Send]:
+    def on_reply(self, piece: Send, reply: messages.WriteReply, now: float) -> list[Send]:
         self.answered = True
         if reply.epoch > self._epoch_heard:
             self._epoch_heard = reply.epoch
-        piece = self._take(token)
-        if piece is None:
+        if not self._take(piece):
             return []
-        if reply.accepted == len(piece.positions):
+        if reply.accepted == piece.count:
             kernel.tally(self.acks, piece.positions)
         else:
             self._stale += reply.stale
@@ -57,8 +56,8 @@ class WriteCall(BatchCall):
             self._moved += reply.moved
         return self._continue(now)
 
-    def on_failure(self, token: int, error: PresenceError, now: float) -> list[Send]:
-        return self._continue(now) if self._take_failed(token, error) is not None else []
+    def on_failure(self, piece: Send, error: PresenceError, now: float) -> list[Send]:
+        return self._continue(now) if self._take_failed(piece, error) else []
 
     def on_wake(self, now: float) -> list[Send]:
         self.wake_at = None
@@ -120,7 +119,7 @@ class WriteCall(BatchCall):
     def _frames(self, keys: bytes, positions: "array[int] | None") -> "list[tuple[int, bytes, array[int]]]":
         """The keys of each node, in whichever rank it owns them, in as few frames as hold them."""
         topology, size = self._topology, self._view.keys_per_frame
-        retired = tuple(old for old in self._view.retired if old.epoch < topology.epoch)
+        retired = self._retired_before(topology)
         if not retired:
             return kernel.partition(keys, topology.owners, positions, size)
         kept, gained = kept_and_gained(topology, retired)

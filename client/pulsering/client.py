@@ -17,7 +17,6 @@ from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
-from pulsering import limits
 from pulsering._batcher import Batcher
 from pulsering._cluster import Cluster
 from pulsering._count_call import CountCall
@@ -27,14 +26,13 @@ from pulsering._write_call import WriteCall
 from pulsering.errors import (
     CallTimeout,
     ClientClosed,
-    ConfigError,
     NodeUnavailable,
     Overloaded,
     PresenceError,
     UnknownPresence,
 )
 from pulsering.ids import UserId, key_of, keys_of, slot_of
-from pulsering.options import ClientOptions, Duration, Options, seconds_of
+from pulsering.options import ClientOptions, Duration, Options, grace_ms_of, seconds_of
 from pulsering.reports import Count, HeartbeatReport, Location, NodeStatus
 from pulsering.snapshot import Snapshot, kept_ids
 from pulsering.status import Reason, Status
@@ -108,8 +106,8 @@ class PresenceClient:
         self._rng = rng or random.Random()
         self._state = _NEW
         self._forks = _forks
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = 0
+        self._loop: asyncio.AbstractEventLoop
+        self._thread = 0  # of the loop, while the client is open
         self._closing: asyncio.Task[None] | None = None
         self._cluster: Cluster
         self._driver: Driver
@@ -154,7 +152,6 @@ class PresenceClient:
         loop = asyncio.get_running_loop()
         self._state = _OPENING
         self._loop = loop
-        self._thread = get_ident()
         self._forks = _forks
         options = self._options
         telemetry = _telemetry_of(options)
@@ -175,6 +172,7 @@ class PresenceClient:
         self._reads = _read_batcher(driver, loop, options, strict=False)
         self._strict_reads = _read_batcher(driver, loop, options, strict=True)
         self._state = _OPEN
+        self._thread = get_ident()
 
     async def aclose(self) -> None:
         """Close all connections. Calls under way end with ``ClientClosed``. It may be called again.
@@ -188,6 +186,7 @@ class PresenceClient:
             self._driver.close()
             self._closing = loop.create_task(self._cluster.aclose(), name="pulsering close")
         self._state = _CLOSED
+        self._thread = 0
         if self._closing is not None:
             await asyncio.shield(self._closing)
 
@@ -196,7 +195,6 @@ class PresenceClient:
             return
         warnings.warn(f"unclosed {self!r}; use async with, or await aclose()", ResourceWarning, stacklevel=2)
         loop, cluster, driver = self._loop, self._cluster, self._driver
-        assert loop is not None
 
         def abandon() -> None:
             driver.close()
@@ -214,18 +212,17 @@ class PresenceClient:
     def _check(self) -> asyncio.AbstractEventLoop:
         # Asking which loop runs is a system call in Python 3.11, a twelfth of what a call for one user costs.
         # A thread has one running loop: if ours runs and this is its thread, it is ours.
-        loop = self._loop
-        if self._state != _OPEN or loop is None or _forks != self._forks:
+        if get_ident() != self._thread or _forks != self._forks or not self._loop.is_running():
             raise self._not_here()
-        if get_ident() != self._thread or not loop.is_running():
-            raise ClientClosed("the client is bound to the event loop it was opened in: open one a loop")
-        return loop
+        return self._loop
 
     def _not_here(self) -> ClientClosed:
+        what = "the client is bound to the event loop it was opened in: open one a loop"
         if self._state != _OPEN:
-            what = "closed" if self._state == _CLOSED else "not open yet: use async with"
-            return ClientClosed(f"the client is {what}")
-        return ClientClosed("the process was forked after the client was opened: open one in each process")
+            what = f"the client is {'closed' if self._state == _CLOSED else 'not open yet: use async with'}"
+        elif _forks != self._forks:
+            what = "the process was forked after the client was opened: open one in each process"
+        return ClientClosed(what)
 
     # --- Heartbeats ----------------------------------------------------------------------------------------
 
@@ -236,7 +233,9 @@ class PresenceClient:
         ``Overloaded`` if none could be brought to take it; sending it again is safe.
         """
         self._check()
-        await self._beats.join(key_of(user_id, self._hash_seed))
+        failure = await self._beats.join(user_id)
+        if failure is not None:
+            raise failure.with_traceback(None)
 
     async def heartbeat_many(
         self, ids: Ids, *, timeout: Duration | _Default | None = _DEFAULT
@@ -256,20 +255,22 @@ class PresenceClient:
         have left. Raises as ``heartbeat`` does.
         """
         loop = self._check()
-        grace_ms = _grace_ms(grace)
+        grace_ms = grace_ms_of(grace)
         batcher = self._leaves.get(grace_ms)
         if batcher is None:
             if len(self._leaves) >= 64:  # graces differ from call to call: nothing to share
                 self._leaves.clear()
             batcher = _write_batcher(self._driver, loop, self._options, Op.LEAVE, grace_ms)
             self._leaves[grace_ms] = batcher
-        await batcher.join(key_of(user_id, self._hash_seed))
+        failure = await batcher.join(user_id)
+        if failure is not None:
+            raise failure.with_traceback(None)
 
     async def leave_many(
         self, ids: Ids, *, grace: Duration | None = None, timeout: Duration | _Default | None = _DEFAULT
     ) -> HeartbeatReport:
         """Say that many users are gone; ``grace`` as for ``leave``, the rest as for ``heartbeat_many``."""
-        return await self._write(ids, Op.LEAVE, _grace_ms(grace), timeout)
+        return await self._write(ids, Op.LEAVE, grace_ms_of(grace), timeout)
 
     async def _write(
         self, ids: Ids, op: Op, grace_ms: int, timeout: Duration | _Default | None
@@ -301,11 +302,14 @@ class PresenceClient:
             raise ValueError(f"on_unknown: one of {', '.join(_ON_UNKNOWN)} is needed, not {on_unknown!r}")
         try:
             reads = self._strict_reads if strict else self._reads
-            status, reason, retry_after = await reads.join(key_of(user_id, self._hash_seed))
+            verdict = await reads.join(user_id)
+            if isinstance(verdict, PresenceError):
+                raise verdict.with_traceback(None)
         except (CallTimeout, NodeUnavailable, Overloaded):
             if on_unknown == "raise":
                 raise
             return on_unknown == "online"
+        status, reason, retry_after = verdict
         if status != _UNKNOWN:
             return status == _ONLINE
         if on_unknown == "raise":
@@ -484,13 +488,3 @@ def _read_batcher(
         lambda keys: ReadCall(driver.cluster, keys, strict=strict),
         verdicts,
     )
-
-
-def _grace_ms(grace: Duration | None) -> int:
-    if grace is None or grace == 0:
-        return 0
-    seconds = seconds_of("grace", grace)
-    assert seconds is not None
-    if seconds * 1000 > limits.TTL_MS_MAX:
-        raise ConfigError(f"option grace: at most {limits.TTL_MS_MAX / 1000:.0f} s, not {grace!r}")
-    return max(1, round(seconds * 1000))

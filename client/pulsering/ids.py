@@ -18,6 +18,7 @@ rules:
 with a message that names the element; nothing is coerced, truncated or skipped.
 """
 
+import struct
 import uuid
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeAlias
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Buffer
 
-__all__ = ["SLOTS", "SLOT_SHIFT", "UserId", "key_of", "keys_of", "slot_of", "string_seed_of"]
+__all__ = ["SLOTS", "SLOT_SHIFT", "UserId", "key_of", "keys_of", "seeds_of", "slot_of", "string_seed_of"]
 
 UserId: TypeAlias = int | str | bytes | uuid.UUID
 
@@ -41,10 +42,15 @@ SLOT_SHIFT = 50
 _NOT_A_BATCH = (str, bytes, bytearray)
 
 
-@lru_cache(maxsize=64)
 def string_seed_of(hash_seed: int) -> int:
     """Return the seed under which strings of a cluster with this ``hash_seed`` (0..2^64-1) are hashed."""
     return kernel.xxh64(b"pulsering/string", hash_seed)
+
+
+@lru_cache(maxsize=64)
+def seeds_of(hash_seed: int) -> bytes:
+    """Return the seeds for integers and for strings as the kernel takes them: two packed u64."""
+    return struct.pack("<QQ", hash_seed, string_seed_of(hash_seed))
 
 
 def slot_of(key: int) -> int:
@@ -58,7 +64,7 @@ def key_of(user_id: UserId, hash_seed: int) -> int:
     Raises ``ValueError`` for an int outside 0..2^64-1 or a str that has no UTF-8 form, ``TypeError`` for
     anything that is not an int, str, bytes or UUID (a bool included).
     """
-    return kernel.hash_id(user_id, hash_seed, string_seed_of(hash_seed))
+    return kernel.hash_id(user_id, seeds_of(hash_seed))
 
 
 def keys_of(ids: "Iterable[UserId] | Buffer", hash_seed: int) -> bytes:
@@ -76,7 +82,7 @@ def keys_of(ids: "Iterable[UserId] | Buffer", hash_seed: int) -> bytes:
             f"a batch of ids is needed, and a single {type(ids).__name__} is one id: put it in a list"
         )
     if isinstance(ids, (list, tuple)):
-        return kernel.hash_ids(ids, hash_seed, string_seed_of(hash_seed))
+        return kernel.hash_ids(ids, seeds_of(hash_seed))
     if kernel.is_buffer(ids):
         return kernel.hash_integers(ids, hash_seed)
     try:
@@ -87,4 +93,4 @@ def keys_of(ids: "Iterable[UserId] | Buffer", hash_seed: int) -> bytes:
         raise TypeError(
             f"an iterable of ids or a buffer of 64-bit integers is needed, not {type(ids).__name__}"
         ) from None
-    return kernel.hash_ids(batch, hash_seed, string_seed_of(hash_seed))
+    return kernel.hash_ids(batch, seeds_of(hash_seed))

@@ -21,7 +21,7 @@ from pulsering.errors import ConfigError
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
 
-__all__ = ["ClientOptions", "Duration", "Options", "seconds_of"]
+__all__ = ["ClientOptions", "Duration", "Options", "grace_ms_of", "seconds_of"]
 
 Duration: TypeAlias = float | int | str
 
@@ -44,6 +44,17 @@ def seconds_of(name: str, value: Duration | None, *, none_allowed: bool = True) 
     if not (seconds > 0 and math.isfinite(seconds)):
         raise ConfigError(f"option {name}: {accepted} is needed, not {value!r}")
     return seconds
+
+
+def grace_ms_of(grace: Duration | None) -> int:
+    """The grace of a leave in whole milliseconds, 0 for none; ``ConfigError`` beyond the longest ttl."""
+    if grace is None or grace == 0:
+        return 0
+    seconds = seconds_of("grace", grace)
+    assert seconds is not None
+    if seconds * 1000 > limits.TTL_MS_MAX:
+        raise ConfigError(f"option grace: at most {limits.TTL_MS_MAX / 1000:.0f} s, not {grace!r}")
+    return max(1, round(seconds * 1000))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from pulsering._channel import Dialer
-from pulsering._connection import Request, resolve
+from pulsering._connection import resolve
+from pulsering._request import Request
 from pulsering.errors import ClientClosed, NodeUnavailable, ProtocolError
 from pulsering.messages import EMPTY_BODY, Hello, Vitals, Welcome
 from pulsering.options import ClientOptions

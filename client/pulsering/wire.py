@@ -27,8 +27,10 @@ REPLY: Final = 0x01
 _made = tuple.__new__
 """Makes a named tuple of a tuple, at a third of the price."""
 
-_HEADER: Final = struct.Struct("<BBBBIII")
+_HEADER: Final = struct.Struct("<HBBIII")
 HEADER_BYTES: Final = _HEADER.size
+_START: Final = VERSION << 8 | MAGIC
+"""The first two bytes of every frame, as one number."""
 
 
 class Op(IntEnum):
@@ -86,9 +88,7 @@ class Frame(NamedTuple):
 
 def encode_frame(op: int, request_id: int, sender_ms: int, body: bytes, *, reply: bool = False) -> bytes:
     """One frame as bytes. ``sender_ms`` may be any int; it travels modulo 2^32."""
-    header = _HEADER.pack(
-        MAGIC, VERSION, op, REPLY if reply else 0, request_id, len(body), sender_ms & 0xFFFFFFFF
-    )
+    header = _HEADER.pack(_START, op, REPLY if reply else 0, request_id, len(body), sender_ms & 0xFFFFFFFF)
     return header + body
 
 
@@ -138,24 +138,23 @@ class FrameReader:
         """The next complete frame, None if more bytes are needed; raises FrameError, then for ever."""
         if self._error is not None:
             raise self._error
-        buffer, start = self._buffer, self._offset
-        available = len(buffer) - start
-        if available < HEADER_BYTES:
-            self._check_start(buffer[start : start + 2])
+        buffer, offset = self._buffer, self._offset
+        body = offset + HEADER_BYTES
+        if body > len(buffer):
+            self._check_start(buffer[offset : offset + 2])
             return None
-        magic, version, op, flags, request_id, body_bytes, sender_ms = _HEADER.unpack_from(buffer, start)
-        if magic != MAGIC or version != VERSION:
-            self._check_start(buffer[start : start + 2])
-        if flags & ~REPLY:
+        start, op, flags, request_id, body_bytes, sender_ms = _HEADER.unpack_from(buffer, offset)
+        if start != _START:
+            self._check_start(buffer[offset : offset + 2])
+        if flags > REPLY:
             raise self._broken(f"unknown flags 0x{flags & ~REPLY:02x} in a frame of op {op}")
         if body_bytes > limits.CONTROL_BODY_BYTES_MAX or body_bytes > self.frame_bytes_max - HEADER_BYTES:
             self._check_size(op, flags, body_bytes)
-        size = HEADER_BYTES + body_bytes
-        if size > available:
+        end = body + body_bytes
+        if end > len(buffer):
             return None
-        self._offset = start + size
-        body = bytes(buffer[start + HEADER_BYTES : start + size])
-        return _made(Frame, (op, flags, request_id, sender_ms, body))
+        self._offset = end
+        return _made(Frame, (op, flags, request_id, sender_ms, bytes(buffer[body:end])))
 
     def _check_start(self, start: bytearray) -> None:
         """Refuse what cannot be a frame, from its first two bytes, as far as they are there."""

@@ -366,12 +366,11 @@ def stale_topology_loop() -> list[Patch]:
 def failure_acknowledges() -> list[Patch]:
     """A heartbeat that an owner did not take counts as taken."""
 
-    def on_failure(self: Any, token: int, error: Any, now: float) -> Any:
-        piece = self._pieces.get(token)
-        if piece is not None:
+    def on_failure(self: Any, piece: Any, error: Any, now: float) -> Any:
+        if piece in self._pieces:
             for position in piece.positions:
                 self.acks[position] += 1
-        return original(self, token, error, now)
+        return original(self, piece, error, now)
 
     original = WriteCall.on_failure
     return [(WriteCall, "on_failure", on_failure)]

@@ -47,35 +47,35 @@ class Hand:
         self.call = call
         self.now = 100.0
         self.sent: list[Send] = []
-        self.waiting: dict[int, Send] = {}
+        self.waiting: dict[Send, None] = {}
         self._take(call.start(self.now))
 
     def _take(self, sends: list[Send]) -> list[Send]:
         self.sent += sends
         for send in sends:
-            assert send.token not in self.waiting
-            self.waiting[send.token] = send
+            assert send not in self.waiting
+            self.waiting[send] = None
         return sends
 
     def to(self, node: str) -> Send:
         """The one unanswered frame to a node."""
-        [send] = [send for send in self.waiting.values() if send.node == node]
+        [send] = [send for send in self.waiting if send.node == node]
         return send
 
     @property
     def nodes(self) -> list[str]:
         """Names of the nodes with an unanswered frame."""
-        return sorted(send.node for send in self.waiting.values())
+        return sorted(send.node for send in self.waiting)
 
     def reply(self, node: str, reply: object) -> list[Send]:
         """The node answers."""
         send = self.to(node)
-        del self.waiting[send.token]
-        return self._take(self.call.on_reply(send.token, reply, self.now))
+        del self.waiting[send]
+        return self._take(self.call.on_reply(send, reply, self.now))
 
     def state(self, node: str, *states: int, epoch: int = 1, warming_ms: int = 0) -> list[Send]:
         """The node answers a GET with these states, or with the one for all keys."""
-        keys = self.to(node).keys
+        keys = self.to(node).count
         values = states * keys if len(states) == 1 else states
         assert len(values) == keys
         packed = bytearray((keys + 3) // 4)
@@ -83,24 +83,22 @@ class Hand:
             packed[index // 4] |= value << index % 4 * 2
         return self.reply(
             node,
-            messages.GetReply(epoch, warming_ms, keys, memoryview(bytes(packed)), memoryview(bytes(keys))),
+            messages.GetReply(epoch, warming_ms, keys, bytes(packed), bytes(keys)),
         )
 
     def accept(
         self, node: str, *, stale: int = 0, refused: int = 0, moved: int = 0, epoch: int = 1
     ) -> list[Send]:
         """The node takes all keys of a write but these."""
-        keys = self.to(node).keys
+        keys = self.to(node).count
         reply = messages.WriteReply(epoch, keys - stale - refused - moved, stale, refused, moved)
         return self.reply(node, reply)
 
     def fail(self, node: str, error: PresenceError | None = None) -> list[Send]:
         """The frame, or the node, is lost."""
         send = self.to(node)
-        del self.waiting[send.token]
-        return self._take(
-            self.call.on_failure(send.token, error or NodeUnavailable("lost", node=node), self.now)
-        )
+        del self.waiting[send]
+        return self._take(self.call.on_failure(send, error or NodeUnavailable("lost", node=node), self.now))
 
     def wake(self) -> list[Send]:
         """Let time pass until the call wants to be woken."""

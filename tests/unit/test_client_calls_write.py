@@ -258,12 +258,12 @@ def test_scenario_31_what_a_node_only_gained_does_not_cost_it_the_rest() -> None
     before = [{node.name for node in view.retired[0].owners_of(slot_of(key_of(u, 0)))} for u in users]
     hand = Hand(WriteCall(view, keys_of(users, 0), Op.HEARTBEAT))
     while hand.waiting:
-        [token, send], *_ = hand.waiting.items()
-        del hand.waiting[token]
+        send, *_ = hand.waiting
+        del hand.waiting[send]
         refused = [user for user in send.positions if send.node not in before[user]]
-        assert len(refused) in (0, send.keys), "never both in one frame"
-        reply = messages.WriteReply(1, send.keys - len(refused), 0, 0, len(refused))
-        hand.call.on_reply(token, reply, hand.now)
+        assert len(refused) in (0, send.count), "never both in one frame"
+        reply = messages.WriteReply(1, send.count - len(refused), 0, 0, len(refused))
+        hand.call.on_reply(send, reply, hand.now)
     assert isinstance(hand.call, WriteCall)
     assert hand.call.done
     assert hand.call.report.accepted == len(users)

@@ -71,7 +71,7 @@ def test_xxh64_equals_the_xxhash_package_at_every_length(kernel: ModuleType, see
 
 def test_integers_in_a_buffer_hash_as_integers_in_a_list(kernel: ModuleType) -> None:
     numbers = [0, 1, 2**32, 2**63, 2**64 - 1]
-    assert kernel.hash_integers(array("Q", numbers), 5) == kernel.hash_ids(numbers, 5, 6)
+    assert kernel.hash_integers(array("Q", numbers), 5) == kernel.hash_ids(numbers, packed(5, 6))
     assert kernel.hash_integers(array("Q", numbers), 5) == packed(
         *(xxh64_intdigest(number.to_bytes(8, "little"), 5) for number in numbers)
     )
@@ -87,9 +87,16 @@ def test_an_id_that_changes_its_batch_while_it_is_hashed_does_no_harm(kernel: Mo
             return b"x" * 16
 
     batch[1] = Emptying(int=7)
-    expected = kernel.hash_ids([1, b"x" * 16, 2], 5, 6)
-    assert kernel.hash_ids(batch, 5, 6) == expected
+    expected = kernel.hash_ids([1, b"x" * 16, 2], packed(5, 6))
+    assert kernel.hash_ids(batch, packed(5, 6)) == expected
     assert batch == []
+
+
+@pytest.mark.parametrize("seeds", [b"", bytes(15), bytes(17)])
+def test_seeds_are_two(kernel: ModuleType, seeds: bytes) -> None:
+    for hashing in (kernel.hash_id, kernel.hash_ids):
+        with pytest.raises(ValueError, match=f"16 bytes, not {len(seeds)}"):
+            hashing((1,), seeds)
 
 
 @pytest.mark.parametrize("value", [b"", bytearray(), array("H"), memoryview(b"")])
