@@ -178,7 +178,7 @@ class Admin:
             self._keeper = None
         await self._console.close()
         if self._gate is not None:
-            await self._gate.close()
+            self._gate.close()
         await self._runner.cleanup()
 
     def _accept(self) -> asyncio.Protocol:

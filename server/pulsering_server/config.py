@@ -13,23 +13,34 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from pulsering.topology import Node, Topology
+from pulsering_server import clock
 from pulsering_server.config_checks import cross_problems
 from pulsering_server.config_cores import Shard, shards_of, share_of
 from pulsering_server.config_document import TEXT_BYTES_MAX, Document, read_document
 from pulsering_server.config_errors import ConfigErrors, Position, Problem
+from pulsering_server.config_files import file_problems
 from pulsering_server.config_messages import kind_of, schema_problems
 from pulsering_server.config_overrides import NONE, Overrides, overrides_of
-from pulsering_server.config_schema import AdminConfig, ClusterFile, LimitsConfig, NodeConfig
+from pulsering_server.config_schema import (
+    AdminConfig,
+    AuthConfig,
+    ClusterFile,
+    LimitsConfig,
+    NodeConfig,
+    TlsConfig,
+)
 from pulsering_server.units import format_size
 
 __all__ = [
     "AdminConfig",
+    "AuthConfig",
     "ClusterConfig",
     "ConfigErrors",
     "LimitsConfig",
     "NodeConfig",
     "Reading",
     "Shard",
+    "TlsConfig",
     "load_config",
     "parse_config",
     "read_config",
@@ -77,12 +88,15 @@ class Reading(NamedTuple):
     document: Document
 
 
-def load_config(path: str | os.PathLike[str], overrides: Overrides | None = None) -> ClusterConfig:
+def load_config(
+    path: str | os.PathLike[str], overrides: Overrides | None = None, *, files: bool = False
+) -> ClusterConfig:
     """Read and check a configuration file; ``ConfigErrors`` lists everything that is wrong with it.
 
-    The environment comes before the file, unless ``overrides`` are given instead of it.
+    The environment comes before the file, unless ``overrides`` are given instead of it. With ``files``, as
+    nodes want it, the files that it names are checked as well.
     """
-    return read_config(path, overrides).config
+    return read_config(path, overrides, files=files).config
 
 
 def parse_config(text: str, file: str = "cluster.yaml", overrides: Overrides = NONE) -> ClusterConfig:
@@ -90,7 +104,9 @@ def parse_config(text: str, file: str = "cluster.yaml", overrides: Overrides = N
     return read_text(text, file, overrides).config
 
 
-def read_config(path: str | os.PathLike[str], overrides: Overrides | None = None) -> Reading:
+def read_config(
+    path: str | os.PathLike[str], overrides: Overrides | None = None, *, files: bool = False
+) -> Reading:
     """As ``load_config``, with the document."""
     file = os.fspath(path)
     try:
@@ -110,10 +126,11 @@ def read_config(path: str | os.PathLike[str], overrides: Overrides | None = None
         wide = data[:2] in (b"\xff\xfe", b"\xfe\xff")
         message = "UTF-16 text: save the file as UTF-8" if wide else "not UTF-8 text"
         raise ConfigErrors(file, [Problem(message, position)]) from None
-    return read_text(text, file, overrides_of(os.environ) if overrides is None else overrides)
+    chosen = overrides_of(os.environ) if overrides is None else overrides
+    return read_text(text, file, chosen, files=files)
 
 
-def read_text(text: str, file: str, overrides: Overrides) -> Reading:
+def read_text(text: str, file: str, overrides: Overrides, *, files: bool = False) -> Reading:
     """As ``parse_config``, with the document."""
     document = read_document(text)
     overrides.apply(document)
@@ -131,6 +148,8 @@ def read_text(text: str, file: str, overrides: Overrides) -> Reading:
         except ValidationError as error:
             problems += schema_problems(document, error)
         problems += cross_problems(document)
+        if files:
+            problems += file_problems(document, FilePath(file).parent, clock.utc())
     if config is None or problems:
         raise ConfigErrors(file, problems)
     return Reading(file, config, document)

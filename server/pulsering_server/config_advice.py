@@ -1,21 +1,25 @@
 """What may be meant as it stands in a valid file, and should not surprise anybody at night: warnings.
 
-Three of the file (zones too few or half used, shares that differ from the weights), two of the machine it is
-checked on, which may not be the one it is for (file descriptors, memory). Pure: the machine is told. Not part
-of loading, as shares take the whole owner table. What names files, such as certificates that expire, gets its
-own function here, called by ``advise``, with the time passed in as the machine is.
+Some of the file (zones too few or half used, shares that differ from the weights, nodes that anybody may ask,
+tokens that travel readable), two of the machine it is checked on, which may not be the one it is for (file
+descriptors, memory), and some of files it names (certificates that end soon, or are for other hosts). Pure
+but for those files: the machine is told, its time included. Not part of loading, as shares take the whole
+owner table.
 """
 
 import resource
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from pulsering import limits
+from pulsering_server import clock
 from pulsering_server.config import ClusterConfig, Reading
 from pulsering_server.config_admin import is_loopback
 from pulsering_server.config_cores import shards_of
 from pulsering_server.config_errors import Problem, in_file_order
+from pulsering_server.config_files import covers_one_of, ends_soon, open_to_all
 from pulsering_server.units import about_size
 
 __all__ = ["Machine", "advise", "memory_of_group", "this_machine"]
@@ -30,13 +34,16 @@ class Machine(NamedTuple):
 
     files_max: int | None
     memory_bytes: int | None
+    now: datetime | None = None
+    """None: dates are of no interest, and the files that have them are not looked at."""
 
 
 def this_machine() -> Machine:
     """Return the limits of this process and of the machine or container that it runs in."""
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     found = [bytes_ for bytes_ in (_memory_of_machine(), memory_of_group()) if bytes_ is not None]
-    return Machine(None if hard == resource.RLIM_INFINITY else hard, min(found, default=None))
+    files_max = None if hard == resource.RLIM_INFINITY else hard
+    return Machine(files_max, min(found, default=None), clock.utc())
 
 
 def advise(reading: Reading, machine: Machine) -> tuple[Problem, ...]:
@@ -47,6 +54,8 @@ def advise(reading: Reading, machine: Machine) -> tuple[Problem, ...]:
             *_share_advice(reading),
             *_file_advice(reading, machine),
             *_memory_advice(reading, machine),
+            *_door_advice(reading),
+            *_certificate_advice(reading, machine),
         )
     )
 
@@ -159,6 +168,40 @@ def _memory_advice(reading: Reading, machine: Machine) -> Iterator[Problem]:
             " full nodes would be killed here"
         )
         yield _warning(reading, ("limits", "memory"), message)
+
+
+def _door_advice(reading: Reading) -> Iterator[Problem]:
+    """Who may come in, and whether others can read along."""
+    config = reading.config
+    exposed = [node.name for node in config.nodes if not is_loopback(node.address.host)]
+    if not exposed:
+        return
+    if open_to_all(config) and not config.auth.insecure_no_token:
+        more = f" and {len(exposed) - 1} more" if len(exposed) > 1 else ""
+        message = (
+            f"auth: {exposed[0]}{more} would let in whoever reaches the port, so 'pulsering serve' refuses to"
+            " listen there (auth.token_file, or tls.client_ca, or auth.insecure_no_token: true)"
+        )
+        yield _warning(reading, ("auth",), message)
+    if config.auth.token_file is not None and config.tls.certificate is None:
+        message = "auth.token_file: without tls, tokens can be read by whoever is on the way"
+        yield _warning(reading, ("auth", "token_file"), message)
+
+
+def _certificate_advice(reading: Reading, machine: Machine) -> Iterator[Problem]:
+    config = reading.config
+    if machine.now is None or config.tls.certificate is None:
+        return
+    directory = Path(reading.file).parent
+    yield from ends_soon(reading.document, directory, machine.now)
+    hosts = sorted({node.address.host for node in config.nodes})
+    if not covers_one_of(config.tls, directory, hosts, machine.now):
+        some = ", ".join(hosts[:3]) + (", …" if len(hosts) > 3 else "")
+        message = (
+            f"tls.certificate: {config.tls.certificate}: for none of the hosts in 'nodes' ({some}), so"
+            " clients refuse it"
+        )
+        yield _warning(reading, ("tls", "certificate"), message)
 
 
 def _warning(reading: Reading, path: tuple[str | int, ...], message: str) -> Problem:

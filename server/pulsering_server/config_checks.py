@@ -3,8 +3,7 @@
 
 Checked on plain values rather than models, so that one bad key does not hide a duplicate node; values that
 are wrong in themselves are passed over, the schema has told of them. What may be meant so, or depends on the
-machine, is a warning (``config_advice``). A section that names files, such as certificates or tokens, gets
-its checks in a module of its own and one line in ``cross_problems``, as ``admin`` and ``cores`` have."""
+machine, is a warning (``config_advice``); what is in files that the file names is in ``config_files``."""
 
 from collections.abc import Iterator
 from typing import Any, Final
@@ -16,6 +15,7 @@ from pulsering_server.config_admin import admin_problems
 from pulsering_server.config_cores import core_problems, cores_of, share_of, share_problems
 from pulsering_server.config_document import Document, Path, render_path
 from pulsering_server.config_errors import Problem
+from pulsering_server.config_files import tls_problems
 from pulsering_server.config_keys import key_at
 from pulsering_server.config_schema import BUFFERS_BYTES_MIN, LimitsConfig
 from pulsering_server.config_values import Address, parse_address
@@ -39,6 +39,7 @@ def cross_problems(document: Document) -> Iterator[Problem]:
     yield from _duplicates(document, nodes)
     yield from core_problems(document, nodes)
     yield from admin_problems(document, nodes)
+    yield from tls_problems(document)
     yield from _heartbeat_problems(document)
     if document.broken_at is None:
         yield from _replica_problems(document, root.get("replicas", 2), nodes)
@@ -141,6 +142,10 @@ def _limit_problems(document: Document, section: object, nodes: list[Any]) -> It
         message = f"buffers of {about_size(share.buffers_bytes)}{cores} for all peers together"
         message += f" are less than the {close} that one may leave unread (output_close)"
         found.append(("buffers", "output_close", message))
+    if (limit.connections_per_address or 0) > limit.connections:
+        message = f"connections_per_address ({limit.connections_per_address}) is above connections"
+        message += f" ({limit.connections}), so it would never count"
+        found.append(("connections_per_address", "connections", message))
     if limit.users is not None and limit.users * _LINE_BYTES > limit.memory_bytes * _LINE_USERS:
         least, most = limit.users * _LINE_BYTES / _LINE_USERS, limit.memory_bytes * _LINE_USERS // _LINE_BYTES
         message = f"{limit.users} users take {about_size(least)} or more, but a memory of {memory}"

@@ -21,6 +21,8 @@ __all__ = ["kind_of", "schema_problems"]
 # Words of neighbouring systems that no spelling distance leads from.
 _OTHER_NAMES: Final = {
     "addr": "address",
+    "ca": "client_ca",
+    "cert": "certificate",
     "host": "address",
     "id": "name",
     "interval": "heartbeat",

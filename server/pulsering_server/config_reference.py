@@ -24,6 +24,7 @@ _KINDS: Final = {
     "duration": ("duration", "`ms` `s` `m` `h` `d`"),
     "size": ("size", "`B` `KiB` `MiB` `GiB` `TiB`"),
     "integer": ("whole number", "-"),
+    "number": ("number", "-"),
     "boolean": ("true or false", "-"),
     "string": ("text", "-"),
 }

@@ -40,12 +40,14 @@ from pulsering_server.config_values import (
     ADDRESS_SCHEMA,
     ADMIN_SCHEMA,
     SEED_SCHEMA,
+    TLS_VERSION_SCHEMA,
     Address,
     Quantity,
     before,
     parse_address,
     parse_admin,
     parse_seed,
+    parse_tls_version,
 )
 
 MEMORY_BYTES: Final = 1 << 30
@@ -112,8 +114,8 @@ class LimitsConfig(_Section):
     )
     connections_per_address: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
         None,
-        description="Of these, to each core, from one address (IPv6: one network of 64 bits). Without it, all."
-        " Give what the largest client machine needs, and twice that.",
+        description="Of these, to each core, from one address (IPv6: one network of 64 bits). Without it,"
+        " all. Give twice what the largest client machine needs.",
         examples=[100],
         json_schema_extra=RESTART,
     )
@@ -156,10 +158,63 @@ class LimitsConfig(_Section):
     )
 
 
+FileName = Annotated[str, StringConstraints(min_length=1)]
+
+
+class TlsConfig(_Section):
+    """``tls``: what nodes show of themselves, and want to be shown."""
+
+    certificate: FileName | None = Field(
+        None,
+        description="PEM file of the node's certificate, then those between it and its authority. With it,"
+        " nodes speak TLS and nothing else. Relative to this file, as all file names.",
+        examples=["node.pem"],
+        json_schema_extra=RELOAD,
+    )
+    key: FileName | None = Field(
+        None,
+        description="PEM file of the certificate's key. Without it, that is in the certificate's file.",
+        examples=["node.key"],
+        json_schema_extra=RELOAD,
+    )
+    client_ca: FileName | None = Field(
+        None,
+        description="PEM file of the authorities that clients' certificates must be of: mutual TLS. Without"
+        " it, clients show none.",
+        examples=["clients.pem"],
+        json_schema_extra=RELOAD,
+    )
+    minimum_version: Annotated[str, BeforeValidator(before(parse_tls_version)), TLS_VERSION_SCHEMA] = Field(
+        "1.2", description="Oldest version of TLS that is spoken.", json_schema_extra=RELOAD
+    )
+    admin: bool = Field(
+        False,
+        description="Admin ports speak TLS as well, with the same files.",
+        json_schema_extra=RESTART,
+    )
+
+
+class AuthConfig(_Section):
+    """``auth``: who may ask nodes, and tell them, who is online."""
+
+    token_file: FileName | None = Field(
+        None,
+        description="File of tokens, a line a role (read, write or admin) and a token. Without it, nobody is"
+        " asked for one.",
+        examples=["tokens"],
+        json_schema_extra=RELOAD,
+    )
+    insecure_no_token: bool = Field(
+        False,
+        description="Listen beyond loopback although anybody who reaches the port may do anything.",
+        json_schema_extra=RESTART,
+    )
+
+
 class AdminConfig(_Section):
     """``admin``: who may read and steer nodes over HTTP. Where they listen for it, ``nodes`` say."""
 
-    token_file: Annotated[str, StringConstraints(min_length=1)] | None = Field(
+    token_file: FileName | None = Field(
         None,
         description="File whose first line is the token. Relative to this file.",
         examples=["admin.token"],
@@ -272,6 +327,14 @@ class ClusterFile(_Section):
         default_factory=LimitsConfig.model_construct,
         description="What one node may use and accept. Its cores share memory, users, connections and"
         " buffers.",
+    )
+    tls: Annotated[TlsConfig, SECTION] = Field(
+        default_factory=TlsConfig.model_construct,
+        description="Encryption of what nodes and clients say, and how each knows the other.",
+    )
+    auth: Annotated[AuthConfig, SECTION] = Field(
+        default_factory=AuthConfig.model_construct,
+        description="Who may ask nodes, and tell them, who is online.",
     )
     admin: Annotated[AdminConfig, SECTION] = Field(
         default_factory=AdminConfig.model_construct,

@@ -28,12 +28,14 @@ __all__ = [
     "ADMIN_SCHEMA",
     "PORT_MAX",
     "SEED_SCHEMA",
+    "TLS_VERSION_SCHEMA",
     "Address",
     "Quantity",
     "before",
     "parse_address",
     "parse_admin",
     "parse_seed",
+    "parse_tls_version",
 ]
 
 PORT_MAX: Final = 65535
@@ -181,6 +183,13 @@ def parse_seed(value: object) -> int:
     raise ValueError(what)
 
 
+def parse_tls_version(value: object) -> str:
+    """Return the version as text; YAML makes a number of it unless it is in quotes."""
+    if not isinstance(value, bool) and str(value) in ("1.2", "1.3"):
+        return str(value)
+    raise ValueError("must be 1.2 or 1.3: what is older is broken")
+
+
 ADDRESS_SCHEMA: Final = WithJsonSchema({"type": "string", "examples": ["10.0.0.1:7400", "[::1]:7400"]})
 ADMIN_SCHEMA: Final = WithJsonSchema(
     {
@@ -195,5 +204,11 @@ SEED_SCHEMA: Final = WithJsonSchema(
             {"type": "string", "pattern": "^(0[xX])?[0-9A-Fa-f]{1,16}$"},
         ],
         "x-range": "0 to 2^64-1, or hexadecimal text such as '0x9f3c21aa'",
+    }
+)
+TLS_VERSION_SCHEMA: Final = WithJsonSchema(
+    {
+        "anyOf": [{"type": "number", "enum": [1.2, 1.3]}, {"type": "string", "enum": ["1.2", "1.3"]}],
+        "x-range": "1.2 or 1.3",
     }
 )

@@ -1,15 +1,16 @@
 """Follows ``cluster.yaml`` while a node runs: a changed file, or SIGHUP, is the next topology or nothing.
 
 A file is read once it has looked the same twice, a second apart, so that one being written is left alone;
-SIGHUP reads it at once. It is checked as at the start, in a thread, and then the node follows it in one step;
-whoever asks meanwhile waits for the next reading. Whatever is wrong with it, from a typing error to an epoch
-that was not raised, is a line in the log and a count, and the node goes on as it was. Invariant: the node
-never follows half a file.
+SIGHUP reads it at once. So it is with the files that it names, certificates and tokens: what renews them need
+not know of us. All is checked as at the start, in a thread, and then the node follows it in one step; whoever
+asks meanwhile waits for the next reading. Whatever is wrong, from a typing error to an epoch that was not
+raised, is a line in the log and a count, and the node goes on as it was. Invariant: the node never follows
+half a file.
 """
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -18,6 +19,8 @@ import structlog
 from pulsering_server.config import ClusterConfig, ConfigErrors, load_config
 from pulsering_server.config_diff import RESTART, differences
 from pulsering_server.config_errors import Problem
+from pulsering_server.config_files import files_of
+from pulsering_server.door import Door, Terms, terms_of
 from pulsering_server.ownership import Refused
 
 if TYPE_CHECKING:
@@ -58,10 +61,10 @@ class Sight:
     __slots__ = ("_read", "_seen")
 
     def __init__(self) -> None:
-        self._read: Stamp | None = None
-        self._seen: Stamp | None = None
+        self._read: Hashable = None
+        self._seen: Hashable = None
 
-    def note(self, stamp: Stamp | None, *, told: bool = False) -> bool:
+    def note(self, stamp: Hashable, *, told: bool = False) -> bool:
         """Whether to read a file that looks like this, now or because somebody ``told`` us to."""
         settled = stamp == self._seen
         self._seen = stamp
@@ -81,13 +84,19 @@ class ConfigWatch:
     """The configuration of one running node. ``await run(told)`` for as long as the node runs."""
 
     def __init__(
-        self, path: str | os.PathLike[str], config: ClusterConfig, core: "NodeCore", now_ms: Callable[[], int]
+        self,
+        path: str | os.PathLike[str],
+        config: ClusterConfig,
+        core: "NodeCore",
+        now_ms: Callable[[], int],
+        door: Door | None = None,
     ) -> None:
         self.path = Path(path)
         self.config = config
         """The last one that was good."""
         self._core = core
         self._now_ms = now_ms
+        self._door = door
         self._sight = Sight()
         self._turn = asyncio.Lock()
         self.reading = False
@@ -106,8 +115,15 @@ class ConfigWatch:
                 pass
             heard = told.is_set()
             told.clear()
-            if self._sight.note(stamp_of(self.path), told=heard):
+            if self._sight.note(self._look(), told=heard):
                 await self.reload()
+
+    def _look(self) -> "tuple[Stamp | None, ...] | None":
+        """How the file and those that it names look now; None while there is no file."""
+        stamp = stamp_of(self.path)
+        if stamp is None:
+            return None
+        return stamp, *map(stamp_of, files_of(self.config, self.path.parent))
 
     async def reload(self) -> bool:
         """Read the file and follow it; whether it could be followed, and if not, ``problems`` say why."""
@@ -129,7 +145,7 @@ class ConfigWatch:
 
     async def _follow(self) -> bool:
         try:
-            config, topology = await asyncio.to_thread(self._read)
+            config, topology, terms = await asyncio.to_thread(self._read)
         except ConfigErrors as errors:
             self._refuse([_line_of(problem) for problem in errors.problems])
             return False
@@ -139,10 +155,14 @@ class ConfigWatch:
             self._refuse([f"{type(error).__name__}: {error}"])
             return False
         try:
+            if self._door is not None:
+                self._door.check(config)
             self._core.follow(topology, self._now_ms())
         except Refused as error:
             self._refuse([str(error)])
             return False
+        if self._door is not None:
+            self._door.follow(terms)
         self.problems = ()
         before, self.config = self.config, config
         if config == before:
@@ -156,11 +176,11 @@ class ConfigWatch:
         )
         return True
 
-    def _read(self) -> "tuple[ClusterConfig, Topology]":
-        config = load_config(self.path)
+    def _read(self) -> "tuple[ClusterConfig, Topology, Terms]":
+        config = load_config(self.path, files=True)
         topology = config.topology()
         topology.owners  # noqa: B018 - the dear part: made here, beside the loop, and kept
-        return config, topology
+        return config, topology, terms_of(config, self.path)
 
     def _refuse(self, reasons: list[str]) -> None:
         self.problems = tuple(reasons)

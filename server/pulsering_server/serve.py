@@ -34,10 +34,12 @@ from pulsering_server import clock, logs
 from pulsering_server.config import ClusterConfig, ConfigErrors, Shard, read_config
 from pulsering_server.config_advice import advise, this_machine
 from pulsering_server.config_watch import ConfigWatch
+from pulsering_server.door import Door, is_exposed, terms_of
 from pulsering_server.housekeeping import keep_house
 from pulsering_server.huge_pages import why_no_huge_pages
 from pulsering_server.listener import Listener
 from pulsering_server.node import AGENT, NodeCore
+from pulsering_server.ownership import Refused
 from pulsering_server.populating import populate_ahead
 from pulsering_server.service_manager import CLIENTS_BACK_MS, Manager, State
 from pulsering_server.signals import Signals
@@ -72,7 +74,7 @@ def run(
     if not faulthandler.is_enabled():
         faulthandler.enable()  # a watchdog ends what hangs by SIGABRT: the log has where it hung
     try:
-        reading = read_config(config_path)
+        reading = read_config(config_path, files=True)
         config = reading.config
         shards = shards_named(config, node_name)
         raise_file_limit(config.limits_of(shards[0]).connections)
@@ -120,6 +122,7 @@ async def serve(
         port if port is not None else shard.address.port,
     )
     try:
+        door = await _open_door(listener, config, Path(config_path or ""), where[0])
         address = await listener.open(*where)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -131,7 +134,7 @@ async def serve(
     tasks = [house, asyncio.create_task(populate_ahead(core.table))]
     watch: ConfigWatch | None = None
     if config_path is not None:
-        watch = ConfigWatch(config_path, config, core, clock.now_ms)
+        watch = ConfigWatch(config_path, config, core, clock.now_ms, door)
         tasks.append(asyncio.create_task(watch.run(signals.reload)))
     manager = Manager(lambda: _state_of(core, watch))
     if watch is not None:
@@ -139,7 +142,7 @@ async def serve(
     admin = None
     try:
         if shard.admin is not None:
-            admin = await _open_admin(shard.admin, listener, config, signals, watch)
+            admin = await _open_admin(shard.admin, listener, config, signals, watch, door)
     except CannotServe:
         await _end(listener, signals, tasks, admin)
         manager.close()
@@ -171,12 +174,24 @@ async def serve(
         manager.close()
 
 
+async def _open_door(listener: Listener, config: ClusterConfig, file: Path, host: str) -> Door:
+    """Put the terms in force before anybody can come; ``CannotServe`` if there must be some and are none."""
+    door = Door(listener, exposed=await is_exposed(listener.loop, host))
+    try:
+        door.check(config)
+    except Refused as error:
+        raise CannotServe(str(error), MISCONFIGURED) from None
+    door.follow(await asyncio.to_thread(terms_of, config, file))
+    return door
+
+
 async def _open_admin(
     where: "Address",
     listener: Listener,
     config: ClusterConfig,
     signals: Signals,
     watch: ConfigWatch | None,
+    door: Door,
 ) -> "Admin":
     """Open the admin port; ``CannotServe`` if it cannot be, or must not."""
     # Here and not above: a node without an admin port starts without an HTTP server's code.
@@ -187,7 +202,7 @@ async def _open_admin(
     directory = watch.path.parent if watch is not None else Path()
     try:
         tokens = Tokens(None if file is None else directory / file, os.environ)
-        admin = Admin(listener, config, tokens, drain=signals.first.set, watch=watch)
+        admin = Admin(listener, config, tokens, drain=signals.first.set, watch=watch, door=door)
         await admin.open(where)
     except (BadTokens, Exposed) as error:
         raise CannotServe(f"admin of node {name}: {error}", MISCONFIGURED) from None

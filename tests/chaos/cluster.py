@@ -151,6 +151,7 @@ class Cluster:
             f"ttl: {self._ttl_ms}ms",
             f"replicas: {REPLICAS}",
             f"limits: {{connections: {CONNECTIONS}, memory: {memory}}}",
+            "auth: {insecure_no_token: true}",
             "nodes:",
             *(f'  - {{name: {host.name}, address: "{host.address}:{PORT}"}}' for host in hosts),
         ]

@@ -11,6 +11,7 @@ from pulsering_server.config_overrides import NONE, overrides_of
 
 SPACIOUS = Machine(None, None)
 TWO = """\
+auth: {insecure_no_token: true}
 nodes:
   - {name: a, address: 10.0.0.1:7400, cores: 8}
   - {name: b, address: 10.0.0.2:7400, cores: 8}
@@ -30,7 +31,7 @@ def test_file_without_zones_and_with_equal_weights_is_no_surprise() -> None:
 
 def test_a_thousand_nodes_differ_by_chance_and_are_told_in_a_few_words() -> None:
     nodes = "".join(f"  - {{name: n{n}, address: 10.0.{n // 250}.{n % 250}:7400}}\n" for n in range(1000))
-    (problem,) = advice(f"nodes:\n{nodes}")
+    (problem,) = advice(f"auth: {{insecure_no_token: true}}\nnodes:\n{nodes}")
     assert "as chance has it" in problem.message
     assert problem.message.endswith(" more")
     assert len(problem.message) < 500

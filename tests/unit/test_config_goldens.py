@@ -5,6 +5,7 @@ committing it.
 """
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from pulsering_server.config_overrides import NONE
 GOLDENS = Path(__file__).parents[1] / "goldens" / "config"
 BROKEN = sorted(GOLDENS.glob("*.yaml"))
 SURPRISING = sorted((GOLDENS / "warnings").glob("*.yaml"))
-MACHINE = Machine(files_max=16_384, memory_bytes=16 << 30)
+MACHINE = Machine(files_max=16_384, memory_bytes=16 << 30, now=datetime(2026, 11, 25, tzinfo=UTC))
 
 
 def check(told: str, expected: Path) -> None:
@@ -31,7 +32,7 @@ def test_broken_file_is_explained_word_for_word(path: Path, monkeypatch: pytest.
     """Scenario 57: all errors at once, each ``file:line:col: what, where, did you mean``."""
     monkeypatch.chdir(GOLDENS)
     with pytest.raises(ConfigErrors) as caught:
-        load_config(path.name, NONE)
+        load_config(path.name, NONE, files=True)
     check(f"{caught.value}\n", path.with_suffix(".txt"))
 
 

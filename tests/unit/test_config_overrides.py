@@ -85,7 +85,7 @@ def test_names_that_others_set_are_left_alone(name: str) -> None:
         ),
         ("PULSERING_TTL", "'ttl' must be the same for every node and client, so only the file can say it"),
         ("PULSERING_HASH_SEED", "'hash_seed' must be the same for every node"),
-        ("PULSERING_NOWHERE__ZZZ", "no setting of ours; there are PULSERING_LIMITS__MEMORY"),
+        ("PULSERING_NOWHERE_AT_ALL__ZZZZZZ", "no setting of ours; there are PULSERING_LIMITS__MEMORY"),
     ],
 )
 def test_name_that_was_meant_for_us_but_sets_nothing_is_an_error(name: str, message: str) -> None:

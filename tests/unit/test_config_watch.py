@@ -191,7 +191,7 @@ async def test_who_asks_while_a_file_is_read_waits_and_reads_the_newer_one(watch
 async def test_a_mistake_of_ours_does_not_end_the_node(
     watch: ConfigWatch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_path: Path) -> None:
+    def fail(_path: Path, **_options: bool) -> None:
         raise RuntimeError("a file that nobody tried")
 
     monkeypatch.setattr(config_watch, "load_config", fail)

@@ -61,7 +61,7 @@ def validate(
     from pulsering_server.units import format_duration_ms
 
     path = config_file(file, os.environ)
-    reading = read_config(path, overrides(settings))
+    reading = read_config(path, overrides(settings), files=True)
     config = reading.config
     warnings = advise(reading, this_machine())
     if warnings:
