@@ -14,6 +14,7 @@ from pulsering_server.cli import run
 from pulsering_server.cli.app import build_app
 from pulsering_server.cli.exits import CANNOT_REACH, FAILED, MISUSED, OK
 from pulsering_server.cli.failures import exit_code_of, explain
+from pulsering_server.cli.health import Grade
 from pulsering_server.cli.ids import parse_ids
 from pulsering_server.cli.misuse import Misuse
 from pulsering_server.cli.output import duration, print_table
@@ -81,6 +82,20 @@ def test_a_kind_can_be_forced() -> None:
         (["gte", "1"], "Did you mean 'get'?"),
         (["get", "--ulr", "x", "1"], "--ulr"),
         (["get", "1", "-o", "xml"], "xml"),
+        (["status", "--watch", "2", "--url", NOWHERE], "2 has no unit"),
+        (["top", "--every", "often", "--url", NOWHERE], "'often' is not a duration"),
+        (["top", "--admin", "a=h", "--url", NOWHERE], "--admin a=h: no port"),
+        (["top", "--sort", "colour", "--url", NOWHERE], "colour"),
+        (["top", "-n", "0", "--url", NOWHERE], "--frames"),
+        (["latency", "--for", "5ms", "--every", "1s", "--url", NOWHERE], "nothing would be asked"),
+        (["latency", "--page", "9000", "--url", NOWHERE], "--page"),
+        (["conns", "--url", NOWHERE], "which admin ports? a URL does not tell admin ports"),
+        (
+            ["conns", "--node", "b", "--admin", "a=h:1", "--url", NOWHERE],
+            "there is no such node; there are: a",
+        ),
+        (["conns", "-n", "1001", "--url", NOWHERE], "--limit"),
+        (["support-dump"], "which cluster? Give --url"),
         (["demo", "--seconds", "1"], "at least 4"),
         (["demo", "--users", "0"], "--users"),
         (["demo", "--config", "missing.yaml", "--users", "1"], "missing.yaml: error: cannot be read"),
@@ -126,7 +141,11 @@ def test_the_most_explicit_cluster_wins(tmp_path: Path) -> None:
     assert cluster_url(None, None, {"PULSERING_URL": ""}) == of_file
 
 
-@pytest.mark.parametrize("verb", [["heartbeat", "1"], ["get", "1"], ["leave", "1"], ["count"], ["status"]])
+@pytest.mark.parametrize(
+    "verb",
+    [["heartbeat", "1"], ["get", "1"], ["leave", "1"], ["count"], ["status"], ["top"], ["latency"]],
+    ids="-".join,
+)
 def test_a_cluster_that_is_not_there_is_exit_code_3(
     verb: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -135,6 +154,30 @@ def test_a_cluster_that_is_not_there_is_exit_code_3(
     assert err.startswith("pulsering: ")
     assert "127.0.0.1:1" in err
     assert not out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["check"], "which cluster? Give --url"),
+        (["check", "--url", NOWHERE, "-o", "xml"], "xml"),
+        (["check", "--url", NOWHERE, "--limit", "png=1"], "NAME one of down, unowned"),
+        (["check", "--config", "missing.yaml"], "missing.yaml: error: cannot be read"),
+        (["check", "--url", NOWHERE, "--timeout", "9ms", "--file", "no/such/x.prom"], "cannot be written"),
+    ],
+)
+def test_a_check_that_cannot_be_made_is_unknown_to_nagios(
+    arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == Grade.UNKNOWN
+    out, err = capfd.readouterr()
+    assert message in " ".join(err.replace("│", " ").split())
+    assert not out
+
+
+def test_a_check_of_a_cluster_that_is_not_there_is_critical(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["check", "-o", "nagios", "--url", NOWHERE, "--timeout", "300ms"]) == Grade.CRITICAL
+    assert capfd.readouterr().out.startswith("PULSERING CRITICAL: reach: ")
 
 
 # --- Errors ---------------------------------------------------------------------------------------------
@@ -161,7 +204,7 @@ def test_help_lists_every_verb_and_the_exit_codes(capfd: pytest.CaptureFixture[s
     out = capfd.readouterr().out
     for verb in (
         *("serve", "dev", "heartbeat", "get", "leave", "count", "status", "locate", "config", "demo"),
-        *("plan", "apply", "drain"),
+        *("plan", "apply", "drain", "top", "latency", "check", "conns", "support-dump"),
     ):
         assert f" {verb} " in out
     text = " ".join(out.split())
@@ -169,16 +212,9 @@ def test_help_lists_every_verb_and_the_exit_codes(capfd: pytest.CaptureFixture[s
     assert "bench" in text
 
 
-@pytest.mark.parametrize(
-    "verb",
-    [
-        *("serve", "dev", "heartbeat", "get", "leave", "count", "status", "locate", "demo"),
-        *("plan", "apply", "drain"),
-    ],
-)
-def test_each_verbs_help_shows_an_example(verb: str, capfd: pytest.CaptureFixture[str]) -> None:
-    assert run([verb, "--help"]) == OK
-    assert f" pulsering {verb}" in capfd.readouterr().out.split("Usage", 1)[1].split("\n", 1)[1]
+def test_the_demos_help_shows_an_example(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["demo", "--help"]) == OK
+    assert " pulsering demo" in capfd.readouterr().out.split("Usage", 1)[1].split("\n", 1)[1]
 
 
 def test_version_names_package_and_protocol(capfd: pytest.CaptureFixture[str]) -> None:

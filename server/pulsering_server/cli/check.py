@@ -26,7 +26,7 @@ from pulsering_server.cli.target import Target, target_of
 if TYPE_CHECKING:
     from pulsering_server.cli.admin_ports import AdminPorts
 
-__all__ = ["Form", "Verdict", "check"]
+__all__ = ["Form", "Verdict", "check", "document", "facts_of", "render", "summary", "unreachable"]
 
 _COLOURS: Final = {
     Grade.OK: "green",
@@ -93,8 +93,8 @@ def check(
     except ClusterMismatch:
         raise
     except PresenceError as error:
-        findings = [_unreachable(error)]
-    _write(_RENDER[form](findings), file)
+        findings = [unreachable(error)]
+    _write(render(findings, form), file)
     raise Verdict(int(worst(findings)))
 
 
@@ -112,7 +112,8 @@ async def facts_of(target: Target, ports: "AdminPorts | None", timeout_s: float)
     return Facts(topology, seen, await ports.ask(names, "/status", timeout_s))
 
 
-def _unreachable(error: PresenceError) -> Finding:
+def unreachable(error: PresenceError) -> Finding:
+    """Return what it means that no node answers at all."""
     reach = Check("reach", "nodes", Limit(1, 1), "whether any node can be reached")
     return Finding(reach, reach.limit, None, Grade.CRITICAL, str(error))
 
@@ -215,6 +216,11 @@ _RENDER: Final[dict[Form, Callable[[list[Finding]], str]]] = {
     Form.JSON: _json,
     Form.PROMETHEUS: _prometheus,
 }
+
+
+def render(findings: list[Finding], form: Form) -> str:
+    """Return the answer in the form that was asked for."""
+    return _RENDER[form](findings)
 
 
 def _write(text: str, file: Path | None) -> None:

@@ -10,7 +10,6 @@ import json
 import os
 import secrets
 import sys
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,19 +18,11 @@ from rich.markup import escape
 
 from pulsering_server.cli.exits import FAILED, OK
 from pulsering_server.cli.misuse import Misuse
-from pulsering_server.cli.output import Output, print_json, print_table
+from pulsering_server.cli.output import Output, print_document, print_json, print_table
 from pulsering_server.cli.target import config_file
 
 if TYPE_CHECKING:
     from pulsering_server.config_overrides import Overrides
-
-
-class Shown(StrEnum):
-    """How ``show`` answers."""
-
-    TABLE = "table"
-    YAML = "yaml"
-    JSON = "json"
 
 
 File = Annotated[
@@ -53,7 +44,7 @@ def validate(
 
     \b
     [dim]pulsering config validate[/]
-    [dim]pulsering config validate new.yaml --strict[/]   in a pipeline
+    [dim]pulsering config validate new.yaml --strict[/]   # in a pipeline
     """
     from pulsering_server.config import read_config
     from pulsering_server.config_advice import advise, this_machine
@@ -80,7 +71,7 @@ def show(
     file: File = None,
     settings: Settings = None,
     origin: Annotated[bool, typer.Option("--origin", help="Also say where each value comes from.")] = False,
-    output: Annotated[Shown, typer.Option("--output", "-o", help="How to answer.")] = Shown.TABLE,
+    output: Annotated[Output, typer.Option("--output", "-o", help="How to answer.")] = Output.TABLE,
 ) -> None:
     """Show the values that count, defaults included: command line, environment, file, default, in this order.
 
@@ -96,11 +87,11 @@ def show(
     from pulsering_server.config_show import settings as settings_of
 
     reading = read_config(config_file(file, os.environ), overrides(settings))
-    if output is Shown.YAML:
+    if output is Output.YAML:
         print(to_yaml(reading, origins=origin), end="")
         return
     found = settings_of(reading)
-    if output is Shown.JSON:
+    if output is Output.JSON:
         document = effective(reading)
         origins = {each.name: {"origin": each.origin, "where": each.where or None} for each in found}
         print_json({"config": document, "origins": origins} if origin else document)
@@ -124,7 +115,7 @@ def diff(
 
     \b
     [dim]pulsering config diff cluster.yaml new.yaml[/]
-    [dim]pulsering plan cluster.yaml new.yaml[/]        what moves, node by node
+    [dim]pulsering plan cluster.yaml new.yaml[/]        # what moves, node by node
     """
     from pulsering.topology import moved
     from pulsering_server.config import load_config
@@ -140,8 +131,8 @@ def diff(
         check_change(before.topology(), after.topology())
     except Refused as error:
         refusal = str(error)
-    if output is Output.JSON:
-        print_json(
+    if output is not Output.TABLE:
+        print_document(
             {
                 "changes": [
                     {
@@ -156,7 +147,8 @@ def diff(
                 ],
                 "share_moved": round(share, 6),
                 "refusal": refusal or None,
-            }
+            },
+            output,
         )
     elif found:
         rows = [(escape(each.name), _text(each.old), _text(each.new), each.takes) for each in found]
@@ -218,7 +210,7 @@ def schema() -> None:
 
     \b
     [dim]pulsering config schema > cluster.schema.json[/]
-    then, as the first line of cluster.yaml:
+    [dim]# then, as the first line of cluster.yaml:[/]
     [dim]# yaml-language-server: $schema=./cluster.schema.json[/]
     """
     from pulsering_server.config_keys import json_schema

@@ -3,17 +3,19 @@
 import asyncio
 import os
 from enum import StrEnum
-from typing import Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from pulsering_server.cli.admin_ports import AdminPorts, Told, silence
 from pulsering_server.cli.exits import CANNOT_REACH, FAILED, OK
 from pulsering_server.cli.misuse import Misuse
 from pulsering_server.cli.options import WAIT, AdminAt, Config, Format, Timeout, Url, Watch
 from pulsering_server.cli.output import Answer, Output, duration, plain, respond, seconds_of, table
 from pulsering_server.cli.target import target_of
 from pulsering_server.units import about_size
+
+if TYPE_CHECKING:
+    from pulsering_server.cli.admin_ports import Told
 
 _SENDS_MAX: Final = 1000
 """Connections that a node lists at most."""
@@ -61,6 +63,8 @@ def conns(
     [dim]pulsering conns --sort held -n 5 --watch 2s[/]
     [dim]pulsering conns --node b --admin b=127.0.0.1:8400[/]   # by a tunnel
     """
+    from pulsering_server.cli.admin_ports import AdminPorts
+
     ports = AdminPorts(target_of(url, config, os.environ), admin or (), os.environ)
     names = node or ports.names
     if not names:
@@ -77,7 +81,9 @@ def conns(
     respond(ask, output, watch)
 
 
-def _answer(told: list[Told], sort: Sort, limit: int) -> Answer:
+def _answer(told: "list[Told]", sort: Sort, limit: int) -> Answer:
+    from pulsering_server.cli.admin_ports import silence
+
     bodies = [each.body for each in told if each.body is not None]
     rows = [{"node": body["node"], **connection} for body in bodies for connection in body["connections"]]
     rows.sort(key=lambda row: row[_FIELD[sort]], reverse=True)

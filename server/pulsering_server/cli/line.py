@@ -13,7 +13,8 @@ from typing import Any, Final, NamedTuple
 
 from pulsering import PresenceClient
 from pulsering._channel import Dialer
-from pulsering._connection import Connection, Request, resolve
+from pulsering._connection import Connection, resolve
+from pulsering._request import Request
 from pulsering.errors import ClientClosed, NodeUnavailable, PresenceError
 from pulsering.ids import SLOT_SHIFT, SLOTS
 from pulsering.messages import EMPTY_BODY, Hello, Vitals, Welcome, encode_keys_request
@@ -76,7 +77,8 @@ class Line:
     async def _ask(self, op: Op, body: bytes, count: int = 0) -> Any:
         assert self._connection is not None
         answer: asyncio.Future[Any] = self._loop.create_future()
-        request = Request(op, body, self._transport.now_ms(), partial(resolve, answer), count=count)
+        request = Request(op, body, self._transport.now_ms(), partial(resolve, answer))
+        request.count = count
         self._connection.send(request)
         try:
             async with asyncio.timeout(self.timeout_s):
