@@ -174,8 +174,8 @@ ADMIN_LOOK_REST_MS: Final = 1_000
 ADMIN_ASKED_AT_ONCE: Final = 8
 """Nodes that a console asks at the same time. Part of FILES_RESERVED."""
 
-ADMIN_ASKED_PER_S: Final = 100
-"""Nodes that a console asks a second, at most: a few percent of the loop that serves."""
+ADMIN_ASKED_PER_S: Final = 50
+"""Nodes that a console asks a second, at most: at a millisecond each, a twentieth of the loop that serves."""
 
 ADMIN_SUMMARY_BYTES: Final = 64 << 10
 """What a console takes from another node; five minutes of history are some 5 KB."""
