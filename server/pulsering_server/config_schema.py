@@ -49,6 +49,7 @@ from pulsering_server.config_values import (
     parse_seed,
     parse_tls_version,
 )
+from pulsering_server.etcd_url import ETCD_SCHEMA, checked_etcd_url
 
 MEMORY_BYTES: Final = 1 << 30
 """The table of a node by default: about 100 million users, and no surprise on a small machine."""
@@ -322,6 +323,14 @@ class ClusterFile(_Section):
         description="Places users on nodes. In production choose a random one and keep it to yourself, so"
         " that nobody can choose ids that all land on one node. A change moves every user.",
         json_schema_extra=RESTART_ALL_MOVES,
+    )
+    published: Annotated[str, BeforeValidator(before(checked_etcd_url)), ETCD_SCHEMA] | None = Field(
+        None,
+        alias="topology",
+        description="Where 'pulsering apply' publishes epoch, replicas and nodes, for clusters that outgrow"
+        " copying files: a key of etcd. Nodes follow it, and need this file for the start and for the rest.",
+        examples=["etcd://10.0.0.1:2379/pulsering/prod"],
+        json_schema_extra=RESTART,
     )
     limits: Annotated[LimitsConfig, SECTION] = Field(
         default_factory=LimitsConfig.model_construct,

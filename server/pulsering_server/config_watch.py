@@ -22,6 +22,7 @@ from pulsering_server.config_errors import Problem
 from pulsering_server.config_files import files_of
 from pulsering_server.door import Door, Terms, terms_of
 from pulsering_server.ownership import Refused
+from pulsering_server.published import Published
 
 if TYPE_CHECKING:
     from pulsering.topology import Topology
@@ -90,6 +91,7 @@ class ConfigWatch:
         core: "NodeCore",
         now_ms: Callable[[], int],
         door: Door | None = None,
+        published: Published | None = None,
     ) -> None:
         self.path = Path(path)
         self.config = config
@@ -97,6 +99,7 @@ class ConfigWatch:
         self._core = core
         self._now_ms = now_ms
         self._door = door
+        self._published = published
         self._sight = Sight()
         self._turn = asyncio.Lock()
         self.reading = False
@@ -147,7 +150,7 @@ class ConfigWatch:
         try:
             config, topology, terms = await asyncio.to_thread(self._read)
         except ConfigErrors as errors:
-            self._refuse([_line_of(problem) for problem in errors.problems])
+            self._refuse([_line_of(problem) for problem in errors.problems], errors.file)
             return False
         except Exception as error:
             # A mistake of ours, met by a file that nobody tried: no reason to end a node that serves.
@@ -178,13 +181,15 @@ class ConfigWatch:
 
     def _read(self) -> "tuple[ClusterConfig, Topology, Terms]":
         config = load_config(self.path, files=True)
+        if self._published is not None:
+            config = self._published.over(config)
         topology = config.topology()
         topology.owners  # noqa: B018 - the dear part: made here, beside the loop, and kept
         return config, topology, terms_of(config, self.path)
 
-    def _refuse(self, reasons: list[str]) -> None:
+    def _refuse(self, reasons: list[str], file: str = "") -> None:
         self.problems = tuple(reasons)
-        follows, file = self._core.topology.epoch, str(self.path)
+        follows, file = self._core.topology.epoch, file or str(self.path)
         for reason in reasons[:PROBLEMS_LOGGED_MAX]:
             log.error("config.refused", file=file, reason=reason, problems=len(reasons), follows=follows)
 

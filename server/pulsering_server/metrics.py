@@ -379,6 +379,11 @@ FAMILIES: Final = (
         "0 if the configuration as it is now was refused, so that the node follows an older one.",
         lambda r: r.stats.reload_ok,
     ),
+    _gauge(
+        "topology_frozen",
+        "1 while the etcd that publishes the topology cannot be reached: the node serves on as it is.",
+        lambda r: r.stats.topology_frozen,
+    ),
 )
 
 

@@ -41,6 +41,7 @@ from pulsering_server.listener import Listener
 from pulsering_server.node import AGENT, NodeCore
 from pulsering_server.ownership import Refused
 from pulsering_server.populating import populate_ahead
+from pulsering_server.published import Published
 from pulsering_server.service_manager import CLIENTS_BACK_MS, Manager, State
 from pulsering_server.signals import Signals
 from pulsering_server.supervisor import supervise
@@ -76,9 +77,13 @@ def run(
     try:
         reading = read_config(config_path, files=True)
         config = reading.config
+        rate_limit = logs.configure(node_name)
+        published = None if config.published is None else Published(config.published)
+        if published is not None:
+            asyncio.run(published.fetch())
+            config = published.over(config)
         shards = shards_named(config, node_name)
         raise_file_limit(config.limits_of(shards[0]).connections)
-        rate_limit = logs.configure(node_name)
         if node_name in {node.name for node in config.nodes}:  # not each core of it
             for problem in advise(reading, this_machine()):
                 log.warning("config.advice", what=problem.message, at=problem.where(str(config_path)))
@@ -86,7 +91,15 @@ def run(
             return uvloop.run(_serve_all(Path(config_path), config, shards, host, port))
         node_name = shards[0].name
         return uvloop.run(
-            serve(config, node_name, host=host, port=port, rate_limit=rate_limit, config_path=config_path)
+            serve(
+                config,
+                node_name,
+                host=host,
+                port=port,
+                rate_limit=rate_limit,
+                config_path=config_path,
+                published=published,
+            )
         )
     except ConfigErrors as errors:
         print(errors, file=sys.stderr)
@@ -105,12 +118,13 @@ async def serve(
     rate_limit: logs.RateLimit | None = None,
     on_ready: Callable[[str], None] | None = None,
     config_path: str | os.PathLike[str] | None = None,
+    published: Published | None = None,
 ) -> int:
     """Run a node in this event loop; returns the exit code, raises ``CannotServe`` before it is ready.
 
     ``host`` and ``port`` override where it listens (port 0: any free one), not what the topology says of it.
     ``on_ready`` gets the ready line instead of stdout. The file at ``config_path`` is watched, if there is
-    one, and followed when it changes.
+    one, and followed when it changes; so is what is ``published``.
     """
     (shard,) = shards_named(config, node_name)
     limit = config.limits_of(shard)
@@ -134,8 +148,10 @@ async def serve(
     tasks = [house, asyncio.create_task(populate_ahead(core.table))]
     watch: ConfigWatch | None = None
     if config_path is not None:
-        watch = ConfigWatch(config_path, config, core, clock.now_ms, door)
+        watch = ConfigWatch(config_path, config, core, clock.now_ms, door, published)
         tasks.append(asyncio.create_task(watch.run(signals.reload)))
+        if published is not None:
+            tasks.append(asyncio.create_task(published.run(watch.reload, core.counters)))
     manager = Manager(lambda: _state_of(core, watch))
     if watch is not None:
         watch.on_reading = manager.tell

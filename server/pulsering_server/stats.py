@@ -89,6 +89,8 @@ class Stats:
     reloads_refused: int = 0
     reload_ok: bool = True
     """Whether the configuration that was read last could be followed."""
+    topology_frozen: bool = False
+    """Whether what publishes the topology cannot be reached."""
     sweep_lines_due: int = 0
     service: dict[int, Durations] = field(
         default_factory=lambda: {int(op): Durations() for op in sorted(DATA_OPS)}, compare=False

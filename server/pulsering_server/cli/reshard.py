@@ -2,14 +2,16 @@
 
 A topology reaches the nodes as a file that each of them watches, so ``apply`` writes nothing itself: it hands
 the file to a command of yours for one node after the other, or waits for you to put it there, and looks each
-time whether the node has loaded it. Stopped half-way it can be started again, and finds done what is done.
+time whether the node has loaded it. Where the file says that it is published in etcd, ``apply`` writes that
+key, if nobody else has meanwhile. Stopped half-way it can be started again, and finds done what is done.
 """
 
 import asyncio
 import os
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -24,6 +26,9 @@ from pulsering_server.cli.output import Output, duration, print_document, print_
 from pulsering_server.cli.rollout import LOOK_S, Rollout
 from pulsering_server.cli.target import cluster_url, url_of
 from pulsering_server.reshard import Part, Plan, plan_of
+
+if TYPE_CHECKING:
+    from pulsering_server.config import ClusterConfig
 
 _WAIT = "60s"
 
@@ -74,7 +79,8 @@ def apply(
     """Bring a new configuration to every node, one after the other, and watch the warm-up.
 
     New nodes first, which must be running with the new file; those that leave last. Without --push you put
-    the file in place yourself, and each node is waited for. It may be stopped and started again at any time;
+    the file in place yourself, and each node is waited for; if the file says 'topology: etcd://…', it is
+    published there. It may be stopped and started again at any time;
     with --config OLD it then also finds nodes that leave and have not been told.
 
     \b
@@ -92,10 +98,24 @@ def apply(
         _show(made, None)
     if made.refusal:
         raise Misuse(f"running nodes will not follow {new}: {made.refusal}")
-    if push and not yes:
-        _ask()
-    rollout = Rollout(made, loaded, new, push, wait_s=wait_s, timeout_s=seconds)
-    applied = asyncio.run(rollout.run(quiet=output is not Output.TABLE))
+    if push and loaded.published:
+        raise Misuse(
+            "--push: nodes follow etcd, as 'topology' says in the file, so nothing is pushed to them"
+        )
+    if (push or loaded.published) and not yes:
+        _ask("Push it to the nodes?" if push else f"Publish it in {loaded.published}?")
+    applied = asyncio.run(
+        _roll_out(
+            made,
+            loaded,
+            new,
+            new.read_text("utf-8-sig"),
+            push,
+            wait_s=wait_s,
+            timeout_s=seconds,
+            quiet=output is not Output.TABLE,
+        )
+    )
     if output is not Output.TABLE:
         print_document(applied, output)
 
@@ -205,10 +225,32 @@ def _document(made: Plan, online: int | None) -> dict[str, Any]:
 # --- What apply asks before it begins ------------------------------------------------------------------
 
 
-def _ask() -> None:
+def _ask(question: str) -> None:
     if not sys.stdin.isatty():
-        raise Misuse("--push changes the cluster: say --yes where nobody can be asked")
-    typer.confirm("Push it to the nodes?", abort=True, err=True)
+        raise Misuse("this changes the cluster: say --yes where nobody can be asked")
+    typer.confirm(question, abort=True, err=True)
+
+
+async def _roll_out(
+    made: Plan,
+    config: "ClusterConfig",
+    file: Path,
+    text: str,
+    push: str | None,
+    *,
+    wait_s: float,
+    timeout_s: float,
+    quiet: bool,
+) -> dict[str, Any]:
+    async with AsyncExitStack() as stack:
+        publish = None
+        if config.published is not None:
+            from pulsering_server.cli.publishing import Publishing
+
+            publishing = await stack.enter_async_context(Publishing(config, text, quiet=quiet))
+            publish = publishing.write
+        rollout = Rollout(made, config, file, push, publish=publish, wait_s=wait_s, timeout_s=timeout_s)
+        return await rollout.run(quiet=quiet)
 
 
 async def _oldest_running(url: str, new: Topology, seconds: float) -> Topology:

@@ -1,14 +1,15 @@
 """A new topology on its way through the nodes: one after the other, each looked at, then all until warm.
 
 Nodes that join come first, those that leave last (``pulsering_server.reshard``). Each is pushed the file if
-there is a command for it, and asked until it follows the new epoch with the same contents. Invariant: no node
-is touched before all those before it follow, so what fails, fails with few nodes changed.
+there is a command for it, and asked until it follows the new epoch with the same contents. Where nodes follow
+etcd (``publish``), one write stands for all pushes, once those that join are there. Invariant: no node is
+pushed anything before all those before it follow, so what fails, fails with few nodes changed.
 """
 
 import asyncio
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -45,17 +46,20 @@ class Rollout:
         file: Path,
         push: str | None,
         *,
+        publish: Callable[[], Awaitable[None]] | None = None,
         wait_s: float,
         timeout_s: float,
     ) -> None:
         self._plan = made
         self._file = file
         self._push = push
+        self._publish = publish
         self._wait_s = wait_s
         self._timeout_s = timeout_s
         self._quiet = False
         self._owner = {shard.name: shard.node.name for shard in config.shards}
         self._pushed: set[str] = set()
+        self._published = False
 
     async def run(self, *, quiet: bool = False) -> dict[str, Any]:
         """All steps, a line each on stderr; what was reached, for scripts."""
@@ -88,7 +92,7 @@ class Rollout:
         found = await self._look(node)
         if change.part is Part.STAYS and not self._follows(found):
             await self._run_push(node)
-            if self._push is None:
+            if self._push is None and self._publish is None:
                 self._say(f"{node.name}: waits for {self._file.name} to be put in its place")
         elif found is None:
             self._say(f"{node.name}: waits for it to be started with {self._file.name}")
@@ -139,6 +143,9 @@ class Rollout:
         return found.welcome.epoch == new.epoch
 
     async def _run_push(self, node: Node) -> None:
+        if self._publish is not None and not self._published:  # for all of them: those that join are there
+            self._published = True
+            await self._publish()
         name = self._owner.get(node.name, node.name)
         if self._push is None or name in self._pushed:
             return
@@ -182,7 +189,7 @@ class Rollout:
             )
         return NotApplied(
             f"{node.name} still follows epoch {found.welcome.epoch} after {after}:"
-            " is the file where it reads it, and does its log say config.refused?"
+            " can it read what was put there for it, and does its log say config.refused?"
         )
 
 
