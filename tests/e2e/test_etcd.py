@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+import trustme
 from support.etcd_server import EtcdServer, needs_etcd
 from support.raw_peer import PATIENCE_S
 
@@ -81,6 +82,27 @@ async def test_one_host_of_several_is_enough(etcd: EtcdServer, tmp_path: Path) -
     async with EtcdKey(url) as key:
         assert await key.put_if("here", 0)
         assert (await key.get()).text == "here"
+
+
+async def test_over_tls_each_shows_the_other_who_it_is(tmp_path: Path) -> None:
+    """etcds, with the authority of the servers and a certificate of ours."""
+    authority = trustme.CA()
+    ca, server, client = (str(tmp_path / f"{name}.pem") for name in ("ca", "server", "client"))
+    authority.cert_pem.write_to_path(ca)
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(server)
+    authority.issue_cert("node@pulsering").private_key_and_cert_chain_pem.write_to_path(client)
+    asked = ("--cert-file", server, "--key-file", server, "--client-cert-auth", "--trusted-ca-file", ca)
+    query = f"?ca={ca}&cert={client}"
+    async with EtcdServer(tmp_path, *asked, scheme="https", query=query) as etcd:
+        async with etcd.key as key:
+            assert await key.put_if("secret", 0)
+            assert (await key.get()).text == "secret"
+        async with EtcdKey(etcd.url._replace(cert="")) as stranger:
+            with pytest.raises(EtcdFailed):
+                await stranger.get()
+        with pytest.raises(EtcdFailed, match=r"gone\.pem"):
+            async with EtcdKey(etcd.url._replace(ca=str(tmp_path / "gone.pem"))):
+                pass
 
 
 async def test_a_server_that_is_no_etcd_is_said() -> None:
