@@ -10,19 +10,18 @@ import asyncio
 import contextlib
 import json
 import os
+import ssl
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pulsering_server.admin_tokens import VARIABLE as TOKEN_VARIABLE
 from pulsering_server.cli.misuse import Misuse
-from pulsering_server.cli.target import Target
+from pulsering_server.cli.target import TLS_VARIABLES, Target
 from pulsering_server.config_admin import is_any, is_loopback
 from pulsering_server.config_values import Address, parse_address
 
 if TYPE_CHECKING:
-    import ssl
-
     import aiohttp
 
 __all__ = ["AdminPorts", "Told", "silence"]
@@ -115,7 +114,7 @@ class AdminPorts:
         async with aiohttp.ClientSession(timeout=limit, trust_env=False, connector=connector) as session:
             return list(await asyncio.gather(*(one(session, name) for name in names)))
 
-    def _context(self) -> "ssl.SSLContext | None":
+    def _context(self) -> ssl.SSLContext | None:
         """Whom to trust, and what to show, as at the data port; None for what the system has."""
         from pulsering.transport import connect_by
         from pulsering.url import parse_url
@@ -218,7 +217,13 @@ def _tokens(target: Target, environment: Mapping[str, str]) -> list[str]:
 
 
 def _reason(error: BaseException) -> str:
-    cause = getattr(error, "os_error", None) or error
+    cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return (
+            f"its certificate is not trusted ({cause.verify_message}): {TLS_VARIABLES['tls_ca']} names who is"
+        )
+    if isinstance(cause, ssl.SSLError):
+        return f"TLS failed ({cause.reason or cause})"
     number = getattr(cause, "errno", None)
     if isinstance(number, int) and number > 0:  # the loop's own words repeat the address
         return os.strerror(number).lower()

@@ -1,0 +1,73 @@
+"""The command line before nodes that speak TLS and want tokens, at both ports."""
+
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+import trustme
+from e2e.test_cli_e2e import pulsering
+from e2e.test_cores import free_ports
+
+from pulsering_server.local_cluster import LocalCluster
+
+WRITE, ADMIN = "write-0123456789abcdef", "admin-0123456789abcdef"
+CONFIG = """
+version: 1
+cluster: safe
+epoch: 1
+ttl: 2s
+replicas: 1
+tls: {{certificate: node.pem, admin: true}}
+auth: {{token_file: tokens}}
+nodes: [{{name: a, address: "127.0.0.1:{port}", admin: {admin}}}]
+"""
+
+
+@pytest_asyncio.fixture
+async def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[str]:
+    """The configuration of a node that serves."""
+    authority, port = trustme.CA(), free_ports(2)
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "node.pem"))
+    (tmp_path / "tokens").write_text(f"write {WRITE}\nadmin {ADMIN}\n")
+    path = tmp_path / "cluster.yaml"
+    path.write_text(CONFIG.format(port=port, admin=port + 1))
+    monkeypatch.setenv("PULSERING_CLIENT_CA", str(tmp_path / "ca.pem"))
+    monkeypatch.setenv("PULSERING_TOKEN", WRITE)
+    async with LocalCluster(config_path=path):
+        yield str(path)
+
+
+async def test_every_verb_that_looks_gets_in(file: str) -> None:
+    code, out, err = await pulsering(None, "heartbeat", "1", "-c", file)
+    assert (code, out, err) == (0, "1 acknowledged\n", "")
+    code, out, err = await pulsering(None, "status", "-c", file, "-o", "json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)[0]["users"] == 1
+    code, out, err = await pulsering(None, "latency", "-c", file, "--for", "100ms")
+    assert (code, err) == (0, "")
+    code, out, err = await pulsering(None, "conns", "-c", file, "-o", "json")
+    assert (code, err) == (0, "")
+    assert json.loads(out)["unanswered"] == []
+    _, out, err = await pulsering(None, "check", "-c", file, "-o", "json")
+    assert not err
+    found = {each["name"]: each["value"] for each in json.loads(out)["checks"]}
+    assert (found["down"], found["admin"]) == (0, 0)
+    assert found["memory"] > 0
+
+
+async def test_who_has_no_token_or_trusts_nobody_is_told(file: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PULSERING_TOKEN")
+    code, out, err = await pulsering(None, "status", "-c", file)
+    assert (code, out) == (1, "")
+    assert "token" in err
+    monkeypatch.delenv("PULSERING_CLIENT_CA")
+    code, out, err = await pulsering(None, "status", "-c", file)
+    assert (code, out) == (3, "")
+    assert "certificate" in err
+    code, out, err = await pulsering(None, "conns", "-c", file)
+    assert code == 3
+    assert "its certificate is not trusted" in out
+    assert "PULSERING_CLIENT_CA" in out
