@@ -303,7 +303,8 @@ cdef class DataPath:
         """Answer the complete data-plane frames of ``data`` from ``start`` on.
 
         Stops before any other frame, before a write unless the peer ``may_write``, and once ``work_max`` work
-        is done or the replies exceed ``output_max`` bytes. Returns (offset of what is left, frames answered, work done, replies).
+        is done or the replies exceed ``output_max`` bytes. Returns (offset of what is left, frames answered,
+        work done, replies).
         """
         cdef Py_buffer view
         cdef FrameAge frame_age = age

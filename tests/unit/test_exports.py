@@ -11,8 +11,8 @@ import pulsering
 from pulsering import errors
 
 SERVER_ONLY = [
-    "aiohttp", "hdrhistogram", "numpy", "prometheus_client", "psutil", "pydantic", "pydantic_core", "pulsering_bench", "pulsering_server",
-    "rich", "ruamel", "structlog", "typer", "uvloop",
+    "aiohttp", "hdrhistogram", "numpy", "prometheus_client", "psutil", "pydantic", "pydantic_core",
+    "pulsering_bench", "pulsering_server", "rich", "ruamel", "structlog", "typer", "uvloop",
 ]  # fmt: skip
 
 WITHOUT_THE_SERVER = f"""
