@@ -15,7 +15,8 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help prerequisites setup demo bench publish test check format coverage sanitize sim sim-planted chaos clean
+.PHONY: help prerequisites setup demo bench publish test check format coverage sanitize sim sim-planted chaos
+.PHONY: fuzz clean
 .PHONY: check-lint check-format check-types check-stubs check-imports check-cython
 
 help: ## list these verbs
@@ -121,6 +122,10 @@ sim-planted: setup ## prove the simulator: each of its planted bugs must be foun
 SEED :=
 chaos: setup ## about six minutes of real faults on real nodes, every answer judged (SEED=2, ARGS=--help)
 	@cd tests && $(CURDIR)/$(BIN)/python -m chaos $(if $(SEED),--seed $(SEED)) $(ARGS)
+
+fuzz: setup ## what strangers' bytes meet: atheris for two minutes, then 10^7 damaged frames (ARGS=--help)
+	@$(BIN)/python -c 'import atheris' 2> /dev/null || $(PIP) install --editable '.[dev,fuzz]'
+	@cd tests && $(CURDIR)/$(BIN)/python -m fuzz $(ARGS)
 
 clean: ## remove everything that the other verbs made, .venv included
 	@rm -rf $(VENV) build dist htmlcov .coverage* .hypothesis .benchmarks .mypy_cache .ruff_cache \
