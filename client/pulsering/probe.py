@@ -14,10 +14,9 @@ from pulsering._connection import resolve
 from pulsering._request import Request
 from pulsering.errors import ClientClosed, NodeUnavailable, ProtocolError
 from pulsering.messages import EMPTY_BODY, Hello, Vitals, Welcome
-from pulsering.options import ClientOptions
 from pulsering.topology import Topology
-from pulsering.transport import TcpTransport
-from pulsering.url import Address
+from pulsering.transport import connect_by
+from pulsering.url import Address, ServiceUrl, parse_url
 from pulsering.wire import VERSION, Op
 
 __all__ = ["Probe", "probe", "probe_topology"]
@@ -30,27 +29,30 @@ class Probe(NamedTuple):
     vitals: Vitals
 
 
-async def probe(address: Address, cluster: str = "", timeout: float = 2.0) -> Probe:
-    """Ask how a node is. Raises ``NodeUnavailable`` if it does not connect, or not answer, within ``timeout``
-    seconds, and ``ClusterMismatch`` if it is of another cluster than the one named.
+async def probe(address: Address, url: ServiceUrl | None = None, timeout: float = 2.0) -> Probe:
+    """Ask how a node is. ``url`` is its cluster's: for TLS, the token, and the name that is checked.
+
+    Raises ``NodeUnavailable`` if it does not connect, or not answer, within ``timeout`` seconds, and
+    ``ClusterMismatch`` if it is of another cluster than the one that ``url`` names.
     """
-    return Probe(*await _ask(address, cluster, timeout, Op.PING))
+    return Probe(*await _ask(address, url, timeout, Op.PING))
 
 
-async def probe_topology(address: Address, cluster: str = "", timeout: float = 2.0) -> Topology:
+async def probe_topology(address: Address, url: ServiceUrl | None = None, timeout: float = 2.0) -> Topology:
     """Ask which topology a node follows; raises what ``probe`` does, and ``ProtocolError`` for nonsense."""
-    _, fields = await _ask(address, cluster, timeout, Op.TOPOLOGY)
+    _, fields = await _ask(address, url, timeout, Op.TOPOLOGY)
     try:
         return Topology.from_wire(fields)
     except ValueError as error:
         raise ProtocolError(f"{address} sent a topology that cannot be: {error}", op="TOPOLOGY") from error
 
 
-async def _ask(address: Address, cluster: str, timeout: float, op: Op) -> tuple[Welcome, Any]:
+async def _ask(address: Address, url: ServiceUrl | None, timeout: float, op: Op) -> tuple[Welcome, Any]:
     loop = asyncio.get_running_loop()
-    transport = TcpTransport([address], cluster)
-    hello = Hello(VERSION, VERSION, cluster, 0, 0, "pulsering-probe")
-    dialer = Dialer(loop, ClientOptions(connect_timeout=timeout), transport, lambda: hello)
+    url = url or parse_url(f"presence://{address}")
+    transport, options = connect_by(url, {"connect_timeout": timeout})
+    hello = Hello(VERSION, VERSION, url.cluster, 0, 0, "pulsering-probe", options.token_now())
+    dialer = Dialer(loop, options, transport, lambda: hello)
     connection, welcome = await dialer.dial("", address, lambda _: None)
     try:
         answer: asyncio.Future[Any] = loop.create_future()

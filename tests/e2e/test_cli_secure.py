@@ -71,3 +71,15 @@ async def test_who_has_no_token_or_trusts_nobody_is_told(file: str, monkeypatch:
     assert code == 3
     assert "its certificate is not trusted" in out
     assert "PULSERING_CLIENT_CA" in out
+
+
+async def test_a_rollout_and_a_drain_get_in_as_well(file: str) -> None:
+    new = Path(file).with_name("new.yaml")
+    new.write_text(Path(file).read_text().replace("epoch: 1", "epoch: 2"))
+    push = f"cp {{file}} {file}"
+    code, out, err = await pulsering(None, "apply", str(new), "--push", push, "--yes", "--wait", "20s")
+    assert code == 0, err
+    assert "all nodes follow epoch 2 and are warm" in err
+    code, out, err = await pulsering(None, "drain", "a", "--no-wait", "-c", file)
+    assert (code, err) == (1, "")
+    assert "a is part of the cluster at epoch 2" in out

@@ -18,7 +18,7 @@ import typer
 from pulsering.errors import PresenceError
 from pulsering.probe import probe, probe_topology
 from pulsering.topology import Topology
-from pulsering.url import Address, parse_url
+from pulsering.url import Address, ServiceUrl, parse_url
 from pulsering_server.cli.exits import FAILED, MISUSED, OK
 from pulsering_server.cli.misuse import Misuse
 from pulsering_server.cli.options import Config, Format, Timeout, Url
@@ -111,6 +111,7 @@ def apply(
             new,
             new.read_text("utf-8-sig"),
             push,
+            url=parse_url(url_of(new)),
             wait_s=wait_s,
             timeout_s=seconds,
             quiet=output is not Output.TABLE,
@@ -138,8 +139,8 @@ def drain(
     [dim]pulsering drain d --config old.yaml[/]
     """
     seconds = seconds_of("--timeout", timeout)
-    addresses, cluster = asyncio.run(_addresses_of(node, url, config, seconds))
-    left_ms, epoch = asyncio.run(_drained(node, addresses, cluster, seconds, wait=not no_wait))
+    addresses, where = asyncio.run(_addresses_of(node, url, config, seconds))
+    left_ms, epoch = asyncio.run(_drained(node, addresses, where, seconds, wait=not no_wait))
     if output is not Output.TABLE:
         found = {"node": node, "epoch": epoch, "removed": left_ms is not None, "needed_ms": left_ms}
         print_document(found, output)
@@ -238,6 +239,7 @@ async def _roll_out(
     text: str,
     push: str | None,
     *,
+    url: ServiceUrl,
     wait_s: float,
     timeout_s: float,
     quiet: bool,
@@ -249,7 +251,9 @@ async def _roll_out(
 
             publishing = await stack.enter_async_context(Publishing(config, text, quiet=quiet))
             publish = publishing.write
-        rollout = Rollout(made, config, file, push, publish=publish, wait_s=wait_s, timeout_s=timeout_s)
+        rollout = Rollout(
+            made, config, file, push, url=url, publish=publish, wait_s=wait_s, timeout_s=timeout_s
+        )
         return await rollout.run(quiet=quiet)
 
 
@@ -260,9 +264,10 @@ async def _oldest_running(url: str, new: Topology, seconds: float) -> Topology:
     async with PresenceClient.from_url(url, timeout=seconds, connect_timeout=seconds) as client:
         oldest = client.topology
     nodes = {Address(node.host, node.port) for node in (*oldest.nodes, *new.nodes) if node.port}
-    nodes.update(parse_url(url).seeds)
+    where = parse_url(url)
+    nodes.update(where.seeds)
     found = await asyncio.gather(
-        *(probe_topology(address, new.cluster, seconds) for address in nodes), return_exceptions=True
+        *(probe_topology(address, where, seconds) for address in nodes), return_exceptions=True
     )
     for each in found:
         if isinstance(each, Topology) and each.epoch < oldest.epoch:
@@ -275,39 +280,37 @@ async def _oldest_running(url: str, new: Topology, seconds: float) -> Topology:
 
 async def _addresses_of(
     name: str, url: str | None, config: Path | None, seconds: float
-) -> tuple[list[Address], str]:
-    """Where a node listens, with all its cores, and the cluster it must belong to, if that is known."""
+) -> tuple[list[Address], ServiceUrl]:
+    """Where a node listens, with all its cores, and the cluster that it belongs to."""
     from pulsering import PresenceClient
     from pulsering_server.config import load_config
 
     if ":" in name:
-        return list(parse_url(f"presence://{name}").seeds), ""
+        alone = f"presence://{name}"
+        where = cluster_url(url, config, os.environ) if url or config else alone
+        return list(parse_url(alone).seeds), parse_url(where)
+    where = cluster_url(url, config, os.environ)
     if config is not None:
-        loaded = load_config(config)
-        cluster = loaded.cluster
-        found = [Address(*shard.address) for shard in loaded.shards_named(name)]
+        found = [Address(*shard.address) for shard in load_config(config).shards_named(name)]
     else:
-        async with PresenceClient.from_url(
-            cluster_url(url, None, os.environ), timeout=seconds, connect_timeout=seconds
-        ) as client:
+        async with PresenceClient.from_url(where, timeout=seconds, connect_timeout=seconds) as client:
             topology = client.topology
-        cluster = topology.cluster
         found = [Address(node.host, node.port) for node in topology.nodes if node.name == name]
     if not found:
         raise Misuse(
             f"the cluster has no node '{name}': ask one that was removed by its address, "
             "pulsering drain host:7400, or by name with the file that still has it, --config old.yaml"
         )
-    return found, cluster
+    return found, parse_url(where)
 
 
 async def _drained(
-    name: str, addresses: list[Address], cluster: str, seconds: float, *, wait: bool
+    name: str, addresses: list[Address], where: ServiceUrl, seconds: float, *, wait: bool
 ) -> tuple[int | None, int]:
     """(ms for which it is still needed, its epoch); None for ms if it is part of its topology."""
     told = False
     while True:
-        found = [await probe(address, cluster, seconds) for address in addresses]
+        found = [await probe(address, where, seconds) for address in addresses]
         epoch = max(each.vitals.epoch for each in found)
         if not all(each.vitals.removed for each in found):
             return None, epoch

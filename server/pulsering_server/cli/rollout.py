@@ -18,7 +18,7 @@ import typer
 from pulsering.errors import NodeUnavailable, PresenceError
 from pulsering.probe import Probe, probe
 from pulsering.topology import Node
-from pulsering.url import Address
+from pulsering.url import Address, ServiceUrl
 from pulsering_server.cli.misuse import Misuse
 from pulsering_server.cli.output import duration
 from pulsering_server.reshard import NodeChange, Part, Plan, in_order
@@ -37,7 +37,7 @@ class NotApplied(PresenceError):
 
 
 class Rollout:
-    """One run of ``apply``; ``wait_s`` is for each step of each node."""
+    """One run of ``apply``; ``url`` says how nodes are reached, ``wait_s`` is for each step of each node."""
 
     def __init__(
         self,
@@ -46,6 +46,7 @@ class Rollout:
         file: Path,
         push: str | None,
         *,
+        url: ServiceUrl,
         publish: Callable[[], Awaitable[None]] | None = None,
         wait_s: float,
         timeout_s: float,
@@ -53,6 +54,7 @@ class Rollout:
         self._plan = made
         self._file = file
         self._push = push
+        self._url = url
         self._publish = publish
         self._wait_s = wait_s
         self._timeout_s = timeout_s
@@ -172,7 +174,7 @@ class Rollout:
 
     async def _look(self, node: Node) -> Probe | None:
         try:
-            found = await probe(Address(node.host, node.port), self._plan.new.cluster, self._timeout_s)
+            found = await probe(Address(node.host, node.port), self._url, self._timeout_s)
         except NodeUnavailable:
             return None
         if found.welcome.node != node.name:
