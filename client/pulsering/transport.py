@@ -100,13 +100,13 @@ class TcpTransport:
 
 def connect_by(url: ServiceUrl, given: "Options") -> tuple[Transport, ClientOptions]:
     """The transport that a URL means, and all options, its own and those given. Raises ``ConfigError``."""
+    plugged: Transport | None = None
     if url.scheme not in TCP_SCHEMES:
         provider: Provider = load_plugin(TRANSPORTS_GROUP, url.scheme, f"{url.scheme}://")
-        transport = provider(url)  # takes its own options out
-        return transport, ClientOptions.from_mapping(given, url.options)
+        plugged = provider(url)  # takes its own options out
     options = ClientOptions.from_mapping(given, url.options)
     if not url.tls:
         for name in ("ssl", "tls_ca", "tls_certificate", "tls_key"):
             if getattr(options, name) is not None:
                 raise ConfigError(f"option {name}: only together with presences://, which asks for TLS")
-    return TcpTransport(url.seeds, url.cluster, tls=url.tls, context=options.tls_now), options
+    return plugged or TcpTransport(url.seeds, url.cluster, tls=url.tls, context=options.tls_now), options

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import ssl
 import subprocess
 import sys
 import threading
@@ -129,7 +130,7 @@ def test_a_memory_url_is_refused_by_the_part_that_is_wrong(url: str, part: str) 
 
 def test_tls_is_not_for_memory() -> None:
     with pytest.raises(ConfigError, match="presences"):
-        PresenceClient.from_url("memory://", ssl=object())  # type: ignore[arg-type]
+        PresenceClient.from_url("memory://", ssl=ssl.create_default_context())
 
 
 def test_without_the_server_extra_the_error_names_it() -> None:
