@@ -158,8 +158,11 @@ class Cluster:
         return "\n".join(lines) + "\n"
 
     async def start(self) -> None:
-        """Start the members."""
-        await asyncio.gather(*(self.nodes[name].start() for name in self.members))
+        """Start the members; the first that does not start is raised once all have or have not."""
+        starts = [self.nodes[name].start() for name in self.members]
+        for outcome in await asyncio.gather(*starts, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
 
     async def end(self) -> None:
         """End all; whatever stopped them goes on first."""

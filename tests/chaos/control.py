@@ -17,7 +17,7 @@ from typing import Any, Final
 
 __all__ = ["Helper", "HelperFailed", "answer_commands", "ended", "environment", "python"]
 
-LINE_BYTES_MAX: Final = 1 << 20
+LINE_BYTES_MAX: Final = 1 << 24
 START_S: Final = 30.0
 ANSWER_S: Final = 60.0
 LOG_BYTES: Final = 4096

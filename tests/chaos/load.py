@@ -71,12 +71,22 @@ class Spec(NamedTuple):
         return json.dumps(self._asdict())
 
 
+class _Way(NamedTuple):
+    """The way to a node: whether it is asked, and what counts up each time that it was not."""
+
+    open: bool
+    connects: int
+    opened: int
+
+
 class Recorder:
     """Makes calls, and keeps what was asked and answered."""
 
     def __init__(self, client: PresenceClient, number: int, replicas: int) -> None:
         self.records: list[Record] = []
         self.problems: list[str] = []
+        self.unreached: list[tuple[int, int, list[str]]] = []
+        """From when to when a read was under way, and nodes that it could not ask at some time of it."""
         self.gap_us = 0
         self.reduced_us = 0
         """When the newest write was said that not all owners are known to have."""
@@ -114,7 +124,7 @@ class Recorder:
             self._check_reasons(snapshot)
             return {"statuses": snapshot.statuses}
 
-        await self._call(READ, users, ask)
+        await self._read(users, ask)
 
     async def read_one(self, user: int) -> None:
         """Ask for one, by the call for one."""
@@ -126,7 +136,7 @@ class Recorder:
                 return {"statuses": bytes([Status.UNKNOWN])}
             return {"statuses": bytes([Status.ONLINE if online else Status.OFFLINE])}
 
-        await self._call(READ, (user,), ask)
+        await self._read((user,), ask)
 
     async def count(self) -> None:
         """Ask how many are online."""
@@ -151,6 +161,24 @@ class Recorder:
 
         if await self._call(kind, users, ask, grace_us) < self._replicas:
             self.reduced_us = max(self.reduced_us, began_us)
+
+    async def _read(self, users: tuple[int, ...], ask: Callable[[], Awaitable[dict[str, Any]]]) -> None:
+        began_us, before = now_us(), self._ways()
+        await self._call(READ, users, ask)
+        ways = self._ways()
+        missed = [name for name, way in ways.items() if not way.open or way != before.get(name, way)]
+        missed += [name for name, way in before.items() if not way.open and name not in missed]
+        if missed:
+            self.unreached.append((began_us, now_us(), missed))
+
+    def _ways(self) -> dict[str, _Way]:
+        nodes = self._client.stats()["nodes"]
+        return {
+            name: _Way(
+                node["ready"] and node["circuit"] == "closed", node["connects"], node["circuit_opened"]
+            )
+            for name, node in nodes.items()
+        }
 
     async def _call(
         self,
@@ -378,7 +406,8 @@ async def main(spec: Spec) -> None:
             recorder = load.recorder
             _write(recorder.records, Path(spec.record))
             facts = {"gap_us": recorder.gap_us, "dial_us": _slowest_dial_us(reader)}
-            return {**facts, "problems": recorder.problems, "lags": load.lags}
+            noted = {"unreached": recorder.unreached, "lags": load.lags}
+            return {**facts, **noted, "problems": recorder.problems}
 
         try:
             await answer_commands(obey)

@@ -35,8 +35,15 @@ def verdict_on(records: list[Record], tmp_path: Path, **of_load: Any) -> dict[st
     history = tmp_path / "history.jsonl"
     with history.open("w", encoding="utf-8") as file:
         dump(sorted(records, key=lambda record: record.at_us), file)
-    facts = {"gap_us": 100, "dial_us": 2_000, "problems": [], "lags": [(11 * SECOND, 30_000)], **of_load}
-    happening = Happening("stall", "b", 10 * SECOND, 12 * SECOND, 14 * SECOND)
+    facts = {
+        "gap_us": 100,
+        "dial_us": 2_000,
+        "problems": [],
+        "unreached": [],
+        "lags": [(11 * SECOND, 30_000)],
+        **of_load,
+    }
+    happening = Happening("stall", "b", 10 * SECOND, 10 * SECOND, 12 * SECOND, 14 * SECOND)
     phases = [Phase(0, 1, 0, leaves=True)]
     tour = Tour(5, 20.0, TTL_MS, 80, 2, phases, [happening], {}, {"web": facts}, [])
     return document_of(tour, *judged(tour, [history]))

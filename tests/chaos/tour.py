@@ -86,6 +86,7 @@ FULL: Final = (
     Step("truncate", 1.5),
     Step("files_exhausted", 1.5),
     Step("memory_capped", 1.5),
+    Step("kill_9", 1.5),
     Step("starve", 1.5),
     Step("restart", 0),
     Step("restart", 0),
@@ -94,7 +95,6 @@ FULL: Final = (
     Step("stall", 2),
     Step("part", 1),
     Step("kill_both", 0),
-    Step("kill_9", 1.5),
 )
 SHORT: Final = (
     Step("kill_9", 1.25),
@@ -228,6 +228,7 @@ class _Traveller:
         stage.facts = {}
         began_us = now_us()
         async with FAULTS[step.fault](stage, name):
+            felt_us = now_us()
             await self._send_visitors()
             await asyncio.sleep(step.ttls * self._ttl_s)
             unreached = await self._who_misses(name)
@@ -236,7 +237,9 @@ class _Traveller:
         settled = await self._settle(after_change=not leaves)
         whole_s = (self._whole_us - healed_us) / 1e6 if self._whole_us else None
         facts = {"unreached_by": unreached, "whole_s": whole_s, **stage.facts}
-        self._happenings.append(Happening(step.fault, name, began_us, healed_us, now_us(), settled, facts))
+        self._happenings.append(
+            Happening(step.fault, name, began_us, felt_us, healed_us, now_us(), settled, facts)
+        )
         return settled
 
     async def _send_visitors(self) -> None:

@@ -12,6 +12,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from chaos.doubts import binding, doubtful, promises
 from chaos.faults import BEYOND
 from sim.checker import Bounds, judge
 from sim.checker import Verdict as Judgement
@@ -32,6 +33,8 @@ class Happening(NamedTuple):
     fault: str
     node: str
     began_us: int
+    felt_us: int
+    """What was to be done to it is done."""
     healed_us: int
     """What was done is undone."""
     settled_us: int
@@ -62,12 +65,14 @@ class Tour(NamedTuple):
 
 def judged(tour: Tour, histories: Iterable[Path]) -> tuple[Judgement, list[Record]]:
     """The verdict on all records, and these in order."""
-    streams: list[Iterable[Record]] = [tour.phases]
+    streams: list[list[Record]] = []
     for path in histories:
         with path.open(encoding="utf-8") as file:
             streams.append(list(load(file)))
     records = list(heapq.merge(*streams, key=attrgetter("at_us")))
-    return judge(records, bounds_of(tour)), records
+    phases = promises(tour, doubtful(tour, records))
+    judged_by = heapq.merge(phases, binding(tour, records), key=attrgetter("at_us"))
+    return judge(judged_by, bounds_of(tour)), records
 
 
 def bounds_of(tour: Tour) -> Bounds:
@@ -114,6 +119,7 @@ def document_of(tour: Tour, judgement: Judgement, records: Sequence[Record]) -> 
         "online": tally["online"],
         "offline": tally["offline"],
         "counts_judged": tally["count"],
+        "doubted_s": round(sum(ended - began for began, ended in doubtful(tour, records)) / 1e6, 1),
         "tolerance_ms": {"late": bounds.late_us / 1000, "early": bounds.early_us / 1000},
         "load_lag_ms_max": max((us for us, _ in _lags(tour)), default=0) / 1000,
         "skipped": tour.skipped,
