@@ -9,7 +9,16 @@ import random
 
 from pulsering import limits
 
-__all__ = ["Backoff", "RetryBudget"]
+__all__ = ["Backoff", "RetryBudget", "reconnect_ms_max"]
+
+
+def reconnect_ms_max(ttl_ms: int) -> float:
+    """The longest back-off before a node is tried again, ms.
+
+    A node that was started is warm after one ttl. By then its clients have to be back with heartbeats, or it
+    would take users for offline whom it was never told of.
+    """
+    return min(limits.RECONNECT_MS_MAX, ttl_ms / 4)
 
 
 class Backoff:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from pulsering import limits
-from pulsering._backoff import Backoff
+from pulsering._backoff import Backoff, reconnect_ms_max
 from pulsering._circuit import Circuit, CircuitState
 from pulsering._connection import Connection
 from pulsering._request import Request
@@ -105,10 +105,17 @@ class Watcher(NamedTuple):
 
 
 class Channel:
-    """One node, by its name; its address may change."""
+    """One node, by its name; its address may change. ``ttl_ms`` is its cluster's."""
 
     def __init__(
-        self, node: str, address: Address, dialer: Dialer, watcher: Watcher, rng: random.Random
+        self,
+        node: str,
+        address: Address,
+        dialer: Dialer,
+        watcher: Watcher,
+        rng: random.Random,
+        *,
+        ttl_ms: int,
     ) -> None:
         self.node = node
         self.address = address
@@ -122,6 +129,7 @@ class Channel:
         self._dialer = dialer
         self._watcher = watcher
         self._rng = rng
+        self._reconnect_ms_max = reconnect_ms_max(ttl_ms)
         self._connections: list[Connection] = []
         self._ready: list[Connection] = []
         """Those of them that take requests; kept, as every request asks."""
@@ -244,7 +252,7 @@ class Channel:
     async def _keep(self, permanent: bool) -> None:
         """Hold one connection: for ever if permanent, else until it is lost."""
         loop = self._dialer.loop
-        backoff = Backoff(limits.RECONNECT_MS_MIN, limits.RECONNECT_MS_MAX, self._rng)
+        backoff = Backoff(limits.RECONNECT_MS_MIN, self._reconnect_ms_max, self._rng)
         while True:
             lost: asyncio.Future[None] = loop.create_future()
 

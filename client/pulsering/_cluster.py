@@ -340,7 +340,9 @@ class Cluster:
 
     def _open_channel(self, node: Node) -> Channel:
         address = Address(node.host, node.port)
-        channel = Channel(node.name, address, self._dialer, self._watcher, self.rng)
+        channel = Channel(
+            node.name, address, self._dialer, self._watcher, self.rng, ttl_ms=self.topology.ttl_ms
+        )
         self._channels[node.name] = channel
         self._unhealthy.add(node.name)
         channel.start()

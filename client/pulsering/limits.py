@@ -215,7 +215,7 @@ RETRY_BUDGET_MAX: Final = 100.0
 """Tokens that a quiet client saves up for a bad moment."""
 
 RECONNECT_MS_MIN: Final = 50
-"""First back-off; full jitter up to RECONNECT_MS_MAX, for ever."""
+"""First back-off; full jitter up to RECONNECT_MS_MAX or a quarter of the ttl, for ever."""
 
 RECONNECT_MS_MAX: Final = 5_000
 """A node that comes back is found within a quarter of a ttl."""

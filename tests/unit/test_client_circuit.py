@@ -4,7 +4,7 @@ import itertools
 import random
 
 from pulsering import limits
-from pulsering._backoff import Backoff, RetryBudget
+from pulsering._backoff import Backoff, RetryBudget, reconnect_ms_max
 from pulsering._circuit import Circuit, CircuitState
 
 
@@ -123,3 +123,11 @@ def test_backoff_starts_small_again() -> None:
     assert backoff.longest() >= 2.5
     backoff.reset()
     assert backoff.next() <= 0.05
+
+
+def test_clients_are_back_long_before_a_node_that_was_started_is_warm() -> None:
+    """After the longest back-off and the longest attempt to connect, its ttl is not over."""
+    for ttl_ms in (limits.TTL_MS_MIN, 2_000, 6_000, limits.TTL_MS, limits.TTL_MS_MAX):
+        assert reconnect_ms_max(ttl_ms) <= min(ttl_ms / 4, limits.RECONNECT_MS_MAX)
+        assert reconnect_ms_max(ttl_ms) >= 2 * limits.RECONNECT_MS_MIN
+    assert reconnect_ms_max(limits.TTL_MS) == limits.RECONNECT_MS_MAX
