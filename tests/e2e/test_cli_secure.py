@@ -73,11 +73,16 @@ async def test_who_has_no_token_or_trusts_nobody_is_told(file: str, monkeypatch:
     assert "PULSERING_CLIENT_CA" in out
 
 
-async def test_a_rollout_and_a_drain_get_in_as_well(file: str) -> None:
+def _of_epoch_2(file: str) -> str:
     new = Path(file).with_name("new.yaml")
     new.write_text(Path(file).read_text().replace("epoch: 1", "epoch: 2"))
+    return str(new)
+
+
+async def test_a_rollout_and_a_drain_get_in_as_well(file: str) -> None:
+    new = _of_epoch_2(file)
     push = f"cp {{file}} {file}"
-    code, out, err = await pulsering(None, "apply", str(new), "--push", push, "--yes", "--wait", "20s")
+    code, out, err = await pulsering(None, "apply", new, "--push", push, "--yes", "--wait", "20s")
     assert code == 0, err
     assert "all nodes follow epoch 2 and are warm" in err
     code, out, err = await pulsering(None, "drain", "a", "--no-wait", "-c", file)
