@@ -180,6 +180,20 @@ ADMIN_ASKED_PER_S: Final = 50
 ADMIN_SUMMARY_BYTES: Final = 64 << 10
 """What a console takes from another node; five minutes of history are some 5 KB."""
 
+# --- Watch ------------------------------------------------------------------------------------------------
+
+WATCHED_USERS: Final = 1_000_000
+"""Watched users of a node, one counted again for each connection that watches it: some 60 MB of memory."""
+
+WATCHED_USERS_PER_CONNECTION: Final = 131_072
+"""Of those, on one connection: a page of friends has hundreds, a service a hundred thousand."""
+
+WATCH_PULSE_MS_MIN: Final = 250
+"""Four small frames a second to each connection that watches, at most."""
+
+WATCH_PULSE_MS_MAX: Final = 1_000
+"""Who watches knows after three of them that it hears nothing more: well before a ttl has passed."""
+
 # --- Tokens and certificates -------------------------------------------------------------------------------
 
 TOKEN_FILE_BYTES: Final = 16 << 10

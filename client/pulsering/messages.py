@@ -10,17 +10,15 @@ added. Every reader returns a typed value or raises ``FrameError``.
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, Final, NamedTuple, NoReturn, cast
+from typing import Any, Final, NamedTuple, cast
 
 import msgpack
 
 from pulsering import kernel, limits
+from pulsering._cursor import KEY_BYTES as KEY_BYTES
+from pulsering._cursor import KEYS_EXT, Cursor, bad
 from pulsering.errors import FrameError
 
-KEYS_EXT: Final = 1
-"""The msgpack ext type of a packed array of little-endian u64 keys."""
-
-KEY_BYTES: Final = 8
 EMPTY_BODY: Final = b"\x90"
 """Body of PING, and of TOPOLOGY when no epoch is asked for: an empty array."""
 
@@ -32,7 +30,10 @@ _made = tuple.__new__
 
 
 class KeysRequest(NamedTuple):
-    """HEARTBEAT, LEAVE or GET. ``argument`` is the grace in ms for LEAVE, WANT_AGES or 0 for GET."""
+    """HEARTBEAT, LEAVE, GET or WATCH.
+
+    ``argument`` is the grace in ms for LEAVE, WANT_AGES or 0 for GET, WATCH or STOP_WATCH for WATCH.
+    """
 
     epoch: int
     argument: int
@@ -65,6 +66,28 @@ class GetReply(NamedTuple):
     key_count: int
     states: bytes
     ages: bytes
+
+
+class WatchReply(NamedTuple):
+    """Answer to WATCH: the state of each key now, 2 bits a key; no keys where a watch was stopped."""
+
+    epoch: int
+    warming_ms: int
+    key_count: int
+    states: bytes
+
+
+class WatchPush(NamedTuple):
+    """What a node sends of its own accord to who watches: states that have changed. No keys: a pulse.
+
+    ``states`` holds 2 bits a key, ``causes`` a byte a key: a ``Cause``, or a number of a later version.
+    """
+
+    epoch: int
+    warming_ms: int
+    keys: memoryview
+    states: bytes
+    causes: bytes
 
 
 class CountReply(NamedTuple):
@@ -141,96 +164,16 @@ class Vitals(NamedTuple):
 WANT_AGES: Final = 1
 """GET argument: send the ticks since the last heartbeat as well."""
 
-
-# --- The cursor: every msgpack form of the few types that the data plane uses ------------------------------
-
-
-def _bad(what: str) -> NoReturn:
-    raise FrameError(f"body: {what}")
-
-
-class _Cursor:
-    """Reads msgpack values of expected type, one after another."""
-
-    __slots__ = ("_body", "_offset")
-
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-        self._offset = 0
-
-    def _take(self, size: int) -> int:
-        """The next ``size`` bytes as a big-endian unsigned integer."""
-        start = self._offset
-        end = start + size
-        if end > len(self._body):
-            _bad("ends early")
-        self._offset = end
-        return int.from_bytes(self._body[start:end], "big")
-
-    def array(self, length: int) -> None:
-        head = self._take(1)
-        if head == 0xDC:
-            found = self._take(2)
-        elif head == 0xDD:
-            found = self._take(4)
-        elif head & 0xF0 == 0x90:
-            found = head & 0x0F
-        else:
-            _bad(f"an array of {length} expected, not a value of type 0x{head:02x}")
-        if found != length:
-            _bad(f"an array of {length} expected, not of {found}")
-
-    def uint(self, maximum: int, what: str) -> int:
-        head = self._take(1)
-        if head < 0x80:
-            value = head
-        elif 0xCC <= head <= 0xCF:
-            value = self._take(1 << (head - 0xCC))
-        else:
-            _bad(f"{what} is not an unsigned integer (type 0x{head:02x})")
-        if value > maximum:
-            _bad(f"{what} is {value}, at most {maximum}")
-        return value
-
-    def _bytes(self, size: int, what: str) -> memoryview:
-        start = self._offset
-        end = start + size
-        if end > len(self._body):
-            _bad(f"{what} says {size} bytes, {len(self._body) - start} are there")
-        self._offset = end
-        return memoryview(self._body)[start:end]
-
-    def bin(self, what: str) -> bytes:
-        head = self._take(1)
-        if not 0xC4 <= head <= 0xC6:
-            _bad(f"{what} is not binary (type 0x{head:02x})")
-        return bytes(self._bytes(self._take(1 << (head - 0xC4)), what))
-
-    def keys(self) -> memoryview:
-        head = self._take(1)
-        if 0xD4 <= head <= 0xD8:
-            size = 1 << (head - 0xD4)
-        elif 0xC7 <= head <= 0xC9:
-            size = self._take(1 << (head - 0xC7))
-        else:
-            _bad(f"keys are not an ext value (type 0x{head:02x})")
-        kind = self._take(1)
-        if kind != KEYS_EXT:
-            _bad(f"keys are ext type {kind}, not {KEYS_EXT}")
-        if size % KEY_BYTES:
-            _bad(f"keys of {size} bytes, not a multiple of {KEY_BYTES}")
-        return self._bytes(size, "keys")
-
-    def end(self) -> None:
-        if self._offset != len(self._body):
-            _bad(f"{len(self._body) - self._offset} bytes too many")
+STOP_WATCH: Final = 0
+WATCH: Final = 1
+"""WATCH argument: push changes of these keys from now on, or no more."""
 
 
 # --- Data plane ---------------------------------------------------------------------------------------------
 
 
 def encode_keys_request(epoch: int, argument: int, keys: bytes | memoryview) -> bytes:
-    """Body of a HEARTBEAT, LEAVE or GET request."""
+    """Body of a HEARTBEAT, LEAVE, GET or WATCH request."""
     return _before_keys(epoch, argument, len(keys)) + keys
 
 
@@ -242,8 +185,8 @@ def _before_keys(epoch: int, argument: int, size: int) -> bytes:
 
 
 def decode_keys_request(body: bytes) -> KeysRequest:
-    """Read a HEARTBEAT, LEAVE or GET body; ``keys`` is a view into it."""
-    cursor = _Cursor(body)
+    """Read a HEARTBEAT, LEAVE, GET or WATCH body; ``keys`` is a view into it."""
+    cursor = Cursor(body)
     cursor.array(3)
     epoch = cursor.uint(U32_MAX, "epoch")
     argument = cursor.uint(U32_MAX, "argument")
@@ -265,13 +208,13 @@ def decode_write_reply(body: bytes, count: int) -> WriteReply:
 
 def read_write_reply(body: bytes, count: int) -> WriteReply:
     """``decode_write_reply``, value by value."""
-    cursor = _Cursor(body)
+    cursor = Cursor(body)
     cursor.array(5)
     epoch = cursor.uint(U32_MAX, "epoch")
     outcomes = [cursor.uint(count, what) for what in WriteReply._fields[1:]]
     cursor.end()
     if sum(outcomes) != count:
-        _bad(f"outcomes of {sum(outcomes)} keys for a request of {count}")
+        bad(f"outcomes of {sum(outcomes)} keys for a request of {count}")
     return WriteReply(epoch, *outcomes)
 
 
@@ -288,7 +231,7 @@ def decode_get_reply(body: bytes, count: int, *, want_ages: bool) -> GetReply:
 
 def read_get_reply(body: bytes, count: int, *, want_ages: bool) -> GetReply:
     """``decode_get_reply``, value by value."""
-    cursor = _Cursor(body)
+    cursor = Cursor(body)
     cursor.array(5)
     epoch = cursor.uint(U32_MAX, "epoch")
     warming_ms = cursor.uint(U32_MAX, "warming_ms")
@@ -297,8 +240,53 @@ def read_get_reply(body: bytes, count: int, *, want_ages: bool) -> GetReply:
     ages = cursor.bin("ages")
     cursor.end()
     if found != count or len(states) != (count + 3) // 4 or len(ages) != (count if want_ages else 0):
-        _bad(f"an answer for {found} keys ({len(states)} + {len(ages)} bytes) to a request of {count}")
+        bad(f"an answer for {found} keys ({len(states)} + {len(ages)} bytes) to a request of {count}")
     return GetReply(epoch, warming_ms, found, states, ages)
+
+
+def encode_watch_reply(epoch: int, warming_ms: int, count: int, states: bytes) -> bytes:
+    """Body of the reply to WATCH."""
+    return _pack([epoch, warming_ms, count, states])
+
+
+def decode_watch_reply(body: bytes, count: int) -> WatchReply:
+    """Read the reply to a WATCH of ``count`` keys; 0 for one that stops."""
+    cursor = Cursor(body)
+    cursor.array(4)
+    epoch = cursor.uint(U32_MAX, "epoch")
+    warming_ms = cursor.uint(U32_MAX, "warming_ms")
+    found = cursor.uint(U32_MAX, "count")
+    states = cursor.bin("states")
+    cursor.end()
+    if found != count or len(states) != (count + 3) // 4:
+        bad(f"an answer for {found} keys ({len(states)} bytes) to a watch of {count}")
+    return WatchReply(epoch, warming_ms, found, states)
+
+
+def encode_watch_push(epoch: int, warming_ms: int, keys: bytes, states: bytes, causes: bytes) -> bytes:
+    """Body of a WATCH frame that a node sends of its own accord."""
+    return _pack([epoch, warming_ms, msgpack.ExtType(KEYS_EXT, keys), states, causes])
+
+
+def decode_watch_push(body: bytes) -> WatchPush:
+    """Read what a node pushed; ``keys`` is a view into it."""
+    cursor = Cursor(body)
+    cursor.array(5)
+    epoch = cursor.uint(U32_MAX, "epoch")
+    warming_ms = cursor.uint(U32_MAX, "warming_ms")
+    keys = cursor.keys()
+    states = cursor.bin("states")
+    causes = cursor.bin("causes")
+    cursor.end()
+    count = len(keys) // KEY_BYTES
+    if len(states) != (count + 3) // 4 or len(causes) != count:
+        bad(f"a push of {count} keys with {len(states)} + {len(causes)} bytes")
+    return WatchPush(epoch, warming_ms, keys, states, causes)
+
+
+def watch_pulse_ms(ttl_ms: int) -> int:
+    """How often a node lets those who watch hear from it, at least: a quarter of the ttl, within bounds."""
+    return min(limits.WATCH_PULSE_MS_MAX, max(limits.WATCH_PULSE_MS_MIN, ttl_ms // 4))
 
 
 # --- Control plane ------------------------------------------------------------------------------------------
@@ -307,7 +295,7 @@ def read_get_reply(body: bytes, count: int, *, want_ages: bool) -> GetReply:
 def decode_empty(body: bytes) -> None:
     """Read PING: an array; what may be in it is for later versions."""
     if body != EMPTY_BODY and not isinstance(_unpack(body), list):
-        _bad("an array expected")
+        bad("an array expected")
 
 
 def encode_count_request(epoch: int, skipped: tuple[str, ...]) -> bytes:
@@ -320,9 +308,9 @@ def decode_count_request(body: bytes) -> tuple[int, tuple[str, ...]]:
     value = _unpack_array(body, 2)
     epoch, skipped = value
     if not _is_uint(epoch, U32_MAX):
-        _bad("epoch is not an unsigned integer of 32 bits")
+        bad("epoch is not an unsigned integer of 32 bits")
     if not isinstance(skipped, list) or not all(_is_name(name) for name in skipped):
-        _bad("skipped is not an array of names")
+        bad("skipped is not an array of names")
     return epoch, tuple(skipped)
 
 
@@ -333,7 +321,7 @@ def encode_count_reply(reply: CountReply) -> bytes:
 
 def decode_count_reply(body: bytes) -> CountReply:
     """Read the reply to COUNT."""
-    cursor = _Cursor(body)
+    cursor = Cursor(body)
     cursor.array(3)
     reply = CountReply(
         cursor.uint(U32_MAX, "epoch"), cursor.uint(U32_MAX, "warming_ms"), cursor.uint(U64_MAX, "online")
@@ -352,7 +340,7 @@ def decode_error(body: bytes) -> ErrorReply:
     """Read ERROR or GOAWAY."""
     code, message, after_ms = _unpack_array(body, 3)
     if not (_is_uint(code, U32_MAX) and isinstance(message, str) and _is_uint(after_ms, U32_MAX)):
-        _bad("an error is [code, message, after_ms]")
+        bad("an error is [code, message, after_ms]")
     return ErrorReply(code, message[: limits.ERROR_MESSAGE_BYTES_MAX], after_ms)
 
 
@@ -377,7 +365,7 @@ def decode_hello(body: bytes) -> Hello:
         token=text_field({"token": "", **fields}, "token", limits.TOKEN_LETTERS_MAX),
     )
     if hello.version_min > hello.version_max:
-        _bad("version_min is above version_max")
+        bad("version_min is above version_max")
     return hello
 
 
@@ -405,7 +393,7 @@ def decode_vitals(body: bytes) -> Vitals:
     fields = decode_map(body)
     draining, removed = fields.get("draining"), fields.get("removed", False)
     if not isinstance(draining, bool) or not isinstance(removed, bool):
-        _bad("draining or removed is not a bool")
+        bad("draining or removed is not a bool")
     return Vitals(
         epoch=uint_field(fields, "epoch", U32_MAX),
         users=uint_field(fields, "users", U64_MAX),
@@ -427,9 +415,9 @@ def decode_topology_request(body: bytes) -> int | None:
     """Read TOPOLOGY: an epoch, or None; what else may be in it is for later versions."""
     value = [] if body == EMPTY_BODY else _unpack(body)
     if not isinstance(value, list):
-        _bad("an array expected")
+        bad("an array expected")
     if value and not _is_uint(value[0], U32_MAX):
-        _bad("epoch is not an unsigned integer of 32 bits")
+        bad("epoch is not an unsigned integer of 32 bits")
     return value[0] if value else None
 
 
@@ -442,7 +430,7 @@ def decode_map(body: bytes) -> dict[str, Any]:
     """Read a map with text keys; ``Topology.from_wire`` and the readers above check its fields."""
     value = _unpack(body)
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        _bad("a map with text keys expected")
+        bad("a map with text keys expected")
     return value
 
 
@@ -450,7 +438,7 @@ def uint_field(fields: Mapping[str, Any], name: str, maximum: int) -> int:
     """The unsigned integer ``fields[name]``, at most ``maximum``."""
     value: Any = fields.get(name)
     if not _is_uint(value, maximum):
-        _bad(f"{name} is not an unsigned integer up to {maximum}")
+        bad(f"{name} is not an unsigned integer up to {maximum}")
     return int(value)
 
 
@@ -458,7 +446,7 @@ def text_field(fields: Mapping[str, Any], name: str, maximum: int = limits.NAME_
     """The short text ``fields[name]``."""
     value = fields.get(name)
     if not _is_name(value, maximum):
-        _bad(f"{name} is not a text of at most {maximum} bytes")
+        bad(f"{name} is not a text of at most {maximum} bytes")
     return str(value)
 
 
@@ -485,5 +473,5 @@ def _unpack(body: bytes) -> Any:
 def _unpack_array(body: bytes, length: int) -> list[Any]:
     value = _unpack(body)
     if not isinstance(value, list) or len(value) != length:
-        _bad(f"an array of {length} expected")
+        bad(f"an array of {length} expected")
     return value

@@ -1,13 +1,13 @@
-"""What a read may say about a user, and why it may not know.
+"""What a read may say about a user, why it may not know, and why what it says has changed.
 
-These two enums are the whole vocabulary of an answer. Their numbers are stored a byte a key in snapshots and
-travel in JSON output, so a number, once given, keeps its meaning. ``Status`` has three values, not two: what
-cannot be known is never dressed up as offline.
+These enums are the whole vocabulary of an answer. Their numbers are stored a byte a key in snapshots and
+travel on the wire and in JSON output, so a number, once given, keeps its meaning. ``Status`` has three
+values, not two: what cannot be known is never dressed up as offline.
 """
 
 from enum import IntEnum
 
-__all__ = ["Reason", "Status"]
+__all__ = ["Cause", "Reason", "Status"]
 
 
 class Status(IntEnum):
@@ -30,3 +30,16 @@ class Reason(IntEnum):
     """A node answered that it does not own the slot: client and node follow different topologies."""
     OVERLOADED = 4
     """An owner shed the question."""
+
+
+class Cause(IntEnum):
+    """Why the status of a watched user changed; the numbers are those on the wire."""
+
+    NONE = 0
+    """It is the first one, or nobody can know."""
+    HEARTBEAT = 1
+    """The user was heard."""
+    EXPIRED = 2
+    """No heartbeat for one ttl."""
+    LEFT = 3
+    """The user left."""

@@ -22,7 +22,8 @@ VERSION: Final = 1
 """The protocol version this module speaks; HELLO negotiates it."""
 
 REPLY: Final = 0x01
-"""The only flag: this frame answers the request with the same id. Other bits are refused."""
+"""The only flag: this frame answers the request with the same id; with id 0 it is said unasked, as GOAWAY and
+what a watch has to tell. Other bits are refused."""
 
 _made = tuple.__new__
 """Makes a named tuple of a tuple, at a third of the price."""
@@ -50,6 +51,9 @@ class Op(IntEnum):
 
 KNOWN_OPS: Final = frozenset(Op)
 DATA_OPS: Final = frozenset({Op.HEARTBEAT, Op.LEAVE, Op.GET})
+"""The data plane: ops that come by the million."""
+
+KEYS_OPS: Final = DATA_OPS | {Op.WATCH}
 """Ops whose requests carry keys, and whose bodies may therefore be large."""
 
 
@@ -69,6 +73,7 @@ class ErrorCode(IntEnum):
     BUSY = 18
     DRAINING = 19
     FORBIDDEN = 20
+    WATCH_LIMIT = 21
 
 
 class Frame(NamedTuple):
@@ -168,7 +173,7 @@ class FrameReader:
 
     def _check_size(self, op: int, flags: int, body_bytes: int) -> None:
         bound = self.frame_bytes_max - HEADER_BYTES
-        if not flags & REPLY and op not in DATA_OPS:
+        if not flags & REPLY and op not in KEYS_OPS:
             bound = min(bound, limits.CONTROL_BODY_BYTES_MAX)
         if body_bytes > bound:
             raise self._broken(

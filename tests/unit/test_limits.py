@@ -79,3 +79,18 @@ def test_a_turn_holds_a_full_frame_and_many_small_ones() -> None:
 def test_all_buffers_together_hold_many_of_the_largest() -> None:
     largest = limits.OUTPUT_CLOSE_BYTES + limits.FRAME_BYTES_MAX
     assert largest * 16 <= limits.BUFFERS_BYTES
+
+
+def test_a_push_to_one_connection_fits_a_frame() -> None:
+    keys = limits.KEYS_PER_FRAME
+    body = messages.encode_watch_push(
+        0xFFFFFFFF, 0xFFFFFFFF, bytes(8 * keys), bytes((keys + 3) // 4), bytes(keys)
+    )
+    assert wire.HEADER_BYTES + len(body) <= limits.FRAME_BYTES_MAX
+    assert wire.HEADER_BYTES + len(body) < limits.OUTPUT_PAUSE_BYTES
+
+
+def test_a_silent_stream_is_noticed_before_a_ttl_has_passed() -> None:
+    assert limits.WATCH_PULSE_MS_MIN <= limits.WATCH_PULSE_MS_MAX
+    assert 3 * messages.watch_pulse_ms(limits.TTL_MS_MIN) < limits.TTL_MS_MIN
+    assert limits.WATCHED_USERS_PER_CONNECTION < limits.WATCHED_USERS

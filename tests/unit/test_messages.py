@@ -163,6 +163,61 @@ def test_a_get_reply_of_another_shape_than_its_request_is_refused(body: bytes) -
         messages.decode_get_reply(body, 9, want_ages=False)
 
 
+@given(count=st.integers(0, 300))
+def test_watch_reply_both_ways(count: int) -> None:
+    states = bytes((count + 3) // 4)
+    reply = messages.decode_watch_reply(messages.encode_watch_reply(9, 4, count, states), count)
+    assert reply == (9, 4, count, states)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pack([1, 0, 8, bytes(2)]),
+        pack([1, 0, 9, bytes(2)]),
+        pack([1, 0, 9, bytes(4)]),
+        pack([1, 0, 2**32 - 1, bytes(3)]),
+        pack([1, 0, 9, bytes(3), b""]),
+        pack([1, 0, 9, bytes(3)]) + b"\x00",
+        pack([1, 0, 9, "\x00" * 3]),
+    ],
+)
+def test_a_watch_reply_of_another_shape_than_its_request_is_refused(body: bytes) -> None:
+    with pytest.raises(FrameError):
+        messages.decode_watch_reply(body, 9)
+
+
+@given(count=st.integers(0, 300))
+def test_watch_push_both_ways(count: int) -> None:
+    keys, states, causes = bytes(8 * count), bytes((count + 3) // 4), bytes(count)
+    push = messages.decode_watch_push(messages.encode_watch_push(9, 4, keys, states, causes))
+    assert (push.epoch, push.warming_ms, bytes(push.keys)) == (9, 4, keys)
+    assert (push.states, push.causes) == (states, causes)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pack([1, 0, msgpack.ExtType(1, KEYS), b"\x00", bytes(2)]),
+        pack([1, 0, msgpack.ExtType(1, KEYS), b"\x00", bytes(4)]),
+        pack([1, 0, msgpack.ExtType(1, KEYS), bytes(2), bytes(3)]),
+        pack([1, 0, msgpack.ExtType(1, KEYS), b"", bytes(3)]),
+        pack([1, 0, msgpack.ExtType(1, KEYS[:23]), b"\x00", bytes(3)]),
+        pack([1, 0, msgpack.ExtType(2, KEYS), b"\x00", bytes(3)]),
+        pack([1, 0, KEYS, b"\x00", bytes(3)]),
+        pack([1, 0, msgpack.ExtType(1, KEYS), b"\x00", bytes(3), 0]),
+    ],
+)
+def test_a_push_says_one_state_and_one_cause_a_key(body: bytes) -> None:
+    with pytest.raises(FrameError):
+        messages.decode_watch_push(body)
+
+
+def test_a_pulse_is_a_quarter_of_the_ttl_within_its_bounds() -> None:
+    pulses = [messages.watch_pulse_ms(ttl_ms) for ttl_ms in (1_000, 2_000, 20_000, 3_600_000)]
+    assert pulses == [limits.WATCH_PULSE_MS_MIN, 500, limits.WATCH_PULSE_MS_MAX, limits.WATCH_PULSE_MS_MAX]
+
+
 def test_count_both_ways() -> None:
     assert messages.decode_count_request(messages.encode_count_request(4, ("a", "b"))) == (4, ("a", "b"))
     reply = messages.CountReply(4, 0, 10**12)
@@ -242,6 +297,8 @@ def test_no_bytes_raise_anything_but_a_frame_error(body: bytes) -> None:
         messages.decode_map,
         get_reply,
         lambda body: messages.decode_write_reply(body, 3),
+        lambda body: messages.decode_watch_reply(body, 3),
+        messages.decode_watch_push,
     ):
         try:
             decode(body)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pulsering import limits, messages, wire
 from pulsering.ids import UserId, key_of, keys_of, slot_of
+from pulsering.status import Cause
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "protocol.md"
 IDS: list[UserId] = [1, 42, "alice"]
@@ -30,6 +31,22 @@ EXAMPLES = {
     "get": wire.encode_frame(wire.Op.GET, 8, 1010, messages.encode_keys_request(1, 0, KEYS)),
     "get-reply": wire.encode_frame(
         wire.Op.GET, 8, 5010, messages.encode_get_reply(1, 0, 3, bytes([0b10_00_01])), reply=True
+    ),
+}
+EXAMPLES |= {
+    "watch": wire.encode_frame(wire.Op.WATCH, 9, 1020, messages.encode_keys_request(1, messages.WATCH, KEYS)),
+    "watch-reply": wire.encode_frame(
+        wire.Op.WATCH, 9, 5020, messages.encode_watch_reply(1, 0, 3, bytes([0b01_00_01])), reply=True
+    ),
+    "watch-push": wire.encode_frame(
+        wire.Op.WATCH,
+        0,
+        5250,
+        messages.encode_watch_push(1, 0, KEYS[8:], bytes([0b00_01]), bytes([Cause.HEARTBEAT, Cause.LEFT])),
+        reply=True,
+    ),
+    "watch-pulse": wire.encode_frame(
+        wire.Op.WATCH, 0, 6250, messages.encode_watch_push(1, 0, b"", b"", b""), reply=True
     ),
 }
 TABLE_IDS: list[UserId] = [0, 1, 42, 2**64 - 1, "1", "alice", "œuvre", uuid.UUID(int=1)]
@@ -80,6 +97,8 @@ def test_the_limits_in_the_document_are_those_of_the_code() -> None:
         f"any frame | {limits.IDLE_TIMEOUT_MS // 1000} s",
         f"{limits.NAME_BYTES_MAX} bytes of UTF-8",
         f"up to {limits.TOKEN_LETTERS_MAX} letters",
+        f"may watch {limits.WATCHED_USERS_PER_CONNECTION:,} users",
+        f"min({limits.WATCH_PULSE_MS_MAX}, max({limits.WATCH_PULSE_MS_MIN}, ttl / 4))",
         f"pings each {limits.PING_MS // 1000} s",
     ):
         assert number in text, number

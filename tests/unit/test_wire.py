@@ -114,7 +114,7 @@ EDGES = (2**31 - 1, 2**31, 2**32 - 1)
 @pytest.mark.parametrize("op", list(Op))
 def test_a_body_length_is_judged_before_any_byte_of_the_body(op: Op) -> None:
     """Scenario 46 for the length in the header."""
-    data = op in (Op.HEARTBEAT, Op.LEAVE, Op.GET)
+    data = op in (Op.HEARTBEAT, Op.LEAVE, Op.GET, Op.WATCH)
     bound = DATA_BOUND if data else limits.CONTROL_BODY_BYTES_MAX
     for size in (0, 1, bound - 1, bound):
         frames = reader()
