@@ -210,6 +210,8 @@ PEM_BYTES_MAX: Final = 1 << 20
 
 CERTIFICATE_DAYS_MIN: Final = 30
 """A certificate that ends sooner is a warning: time enough for whoever renews it by hand."""
+CERTIFICATE_DAYS_LATE: Final = 14
+"""One that ends sooner is an alert: what renews certificates does so with a third of their time left."""
 
 # --- Client -----------------------------------------------------------------------------------------------
 

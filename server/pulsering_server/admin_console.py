@@ -85,6 +85,8 @@ def summary_of(status: dict[str, Any], talkers: list[dict[str, Any]]) -> dict[st
         "connections": open_now["open"],
         "connections_max": open_now["max"],
         "config_ok": config["last_reload_ok"],
+        "topology_frozen": config["topology_frozen"],
+        "tls_left_ms": min((left for left in status["tls"].values() if left is not None), default=None),
         "config_problems": [problem[:PROBLEM_LETTERS] for problem in config["problems"][:PROBLEMS]],
         "events": status["events"][-EVENTS:],
         "history": {

@@ -9,6 +9,7 @@ import heapq
 from typing import TYPE_CHECKING, Any, Final
 
 from pulsering.wire import VERSION, ErrorCode, Op
+from pulsering_server import clock
 from pulsering_server.admin_recent import Recent
 from pulsering_server.logs import printable
 from pulsering_server.node import AGENT
@@ -117,7 +118,9 @@ class StatusPage:
                 "refused": stats.reloads_refused,
                 "last_reload_ok": stats.reload_ok,
                 "problems": list(self._watch.problems) if self._watch is not None else [],
+                "topology_frozen": stats.topology_frozen,
             },
+            "tls": {f"{name}_left_ms": _left_ms(end_s) for name, end_s in stats.tls_ends_s.items()},
             "nodes": self.nodes(),
             "events": [
                 {"event": event.name, "ago_ms": now_ms - at_ms, **event.fields} for at_ms, event in core.past
@@ -160,6 +163,11 @@ class StatusPage:
             ]
             self._nodes_of = topology
         return self._nodes
+
+
+def _left_ms(end_s: int) -> int | None:
+    """Until a certificate ends, 0 once it has; None if there is none."""
+    return max(0, round((end_s - clock.utc().timestamp()) * 1000)) if end_s else None
 
 
 async def connections(listener: "Listener", sort: str, limit: int) -> dict[str, Any]:

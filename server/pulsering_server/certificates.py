@@ -16,7 +16,16 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from pulsering import limits
 
-__all__ = ["BadPem", "Leaf", "TlsNames", "authorities_of", "context_of", "pair_of", "private_key_of"]
+__all__ = [
+    "BadPem",
+    "Leaf",
+    "TlsNames",
+    "authorities_of",
+    "context_of",
+    "ends_of",
+    "pair_of",
+    "private_key_of",
+]
 
 _MINIMUM: Final = {"1.2": ssl.TLSVersion.TLSv1_2, "1.3": ssl.TLSVersion.TLSv1_3}
 
@@ -84,6 +93,15 @@ def authorities_of(file: Path, now: datetime) -> datetime:
     for certificate in found:
         _check_dates("client_ca", certificate, now)
     return min(certificate.not_valid_after_utc for certificate in found)
+
+
+def ends_of(names: TlsNames) -> dict[str, datetime]:
+    """Until when the files hold, past or not, by the keys of ``tls`` that name them."""
+    ends = {"certificate": _certificates("certificate", names.certificate)[0].not_valid_after_utc}
+    if names.client_ca is not None:
+        found = _certificates("client_ca", names.client_ca)
+        ends["client_ca"] = min(each.not_valid_after_utc for each in found)
+    return ends
 
 
 def context_of(names: TlsNames) -> ssl.SSLContext:

@@ -11,6 +11,7 @@ import ipaddress
 import socket
 import ssl
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
@@ -22,6 +23,8 @@ from pulsering_server.ownership import Refused
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Mapping
+    from datetime import datetime
 
     from pulsering_server.config import ClusterConfig
     from pulsering_server.listener import Listener
@@ -36,18 +39,21 @@ class Terms(NamedTuple):
 
     tls: ssl.SSLContext | None = None
     auth: Auth | None = None
+    ends: "Mapping[str, datetime]" = MappingProxyType({})
+    """Until when the files of ``tls`` hold, by their keys."""
 
 
 def terms_of(config: "ClusterConfig", file: Path) -> Terms:
     """Read the files that a checked configuration names; ``ConfigErrors`` if they changed for the worse."""
     names = tls_names(config.tls, file.parent)
     context = auth = None
+    ends: dict[str, datetime] = {}
     try:
         if names is not None:
-            from pulsering_server.certificates import BadPem, context_of
+            from pulsering_server.certificates import BadPem, context_of, ends_of
 
             try:
-                context = context_of(names)
+                context, ends = context_of(names), ends_of(names)
             except BadPem as error:
                 raise ConfigErrors(str(file), [Problem(f"tls.{error.key}: {error}")]) from None
         if config.auth.token_file is not None:
@@ -55,7 +61,7 @@ def terms_of(config: "ClusterConfig", file: Path) -> Terms:
     except BadTokenFile as error:
         message = f"auth.token_file: {config.auth.token_file}: {error}"
         raise ConfigErrors(str(file), [Problem(message)]) from None
-    return Terms(context, auth)
+    return Terms(context, auth, ends)
 
 
 async def is_exposed(loop: "asyncio.AbstractEventLoop", host: str) -> bool:
@@ -85,6 +91,7 @@ class Door:
         """Put terms in force."""
         self.tls = self._listener.tls = terms.tls
         core = self._listener.core
+        core.counters.note_tls_ends(terms.ends)
         mutual = terms.tls is not None and terms.tls.verify_mode is ssl.CERT_REQUIRED
         log.info(
             "door.terms",

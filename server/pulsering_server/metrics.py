@@ -28,7 +28,7 @@ from pulsering.wire import DATA_OPS, VERSION, ErrorCode, Op
 from pulsering_server import table
 from pulsering_server.durations import Durations
 from pulsering_server.node import AGENT
-from pulsering_server.stats import ANSWERS, OUTCOMES, Close, Cold
+from pulsering_server.stats import ANSWERS, OUTCOMES, TLS_FILES, Close, Cold
 
 if TYPE_CHECKING:
     from pulsering_server.listener import Listener
@@ -383,6 +383,14 @@ FAMILIES: Final = (
         "topology_frozen",
         "1 while the etcd that publishes the topology cannot be reached: the node serves on as it is.",
         lambda r: r.stats.topology_frozen,
+    ),
+    _gauge_by(
+        "file",
+        TLS_FILES,
+        "tls_not_after_timestamp_seconds",
+        "Until when certificates hold, in Unix time: that of the node, and the first to end of the "
+        "authorities of clients; 0 where there is none.",
+        lambda r: r.stats.tls_ends_s,
     ),
 )
 

@@ -5,7 +5,9 @@ size does not depend on what peers do. How long frames took is not compared: two
 the same.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
@@ -17,6 +19,10 @@ OUTCOMES: Final = ("accepted", "stale", "refused", "moved")
 
 ANSWERS: Final = ("offline", "online", "unknown", "moved")
 """What a get says of a user; the index is the state on the wire."""
+
+
+TLS_FILES: Final = ("certificate", "client_ca")
+"""Files of certificates, by the keys of ``tls`` that name them."""
 
 
 class Close(StrEnum):
@@ -91,6 +97,8 @@ class Stats:
     """Whether the configuration that was read last could be followed."""
     topology_frozen: bool = False
     """Whether what publishes the topology cannot be reached."""
+    tls_ends_s: dict[str, int] = field(default_factory=lambda: _none_yet(*TLS_FILES))
+    """Until when certificates hold, in seconds of Unix time; 0 where there is none."""
     sweep_lines_due: int = 0
     service: dict[int, Durations] = field(
         default_factory=lambda: {int(op): Durations() for op in sorted(DATA_OPS)}, compare=False
@@ -109,6 +117,11 @@ class Stats:
     def keys_read(self) -> int:
         """Users that gets have been answered for."""
         return sum(self.answers.values())
+
+    def note_tls_ends(self, ends: Mapping[str, datetime]) -> None:
+        """Keep until when the certificates now in use hold."""
+        for name in TLS_FILES:
+            self.tls_ends_s[name] = int(ends[name].timestamp()) if name in ends else 0
 
     def note_answers(self, states: bytes, count: int) -> None:
         """Count the answers of one get: ``count`` states, two bits each, from the lowest on."""

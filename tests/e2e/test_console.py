@@ -255,6 +255,24 @@ async def test_an_epoch_change_and_a_file_that_is_refused_are_told(watched: Watc
     await watched.well()
 
 
+async def test_a_lost_etcd_and_a_certificate_that_ends_are_told(watched: Watched) -> None:
+    """Of summaries that say so: to lose an etcd takes another cluster, to wait for a date too long."""
+    titles = """
+    const said = (name, more) => ({ name, summary: { topology_hash: 1, epoch: 1, ...more } });
+    const rows = [
+      said("a", { topology_frozen: true, tls_left_ms: null }),
+      said("b", { tls_left_ms: 14 * 86400000 - 1 }),
+      said("c", { topology_frozen: false, tls_left_ms: 14 * 86400000 }),
+    ];
+    const { findingsOf } = await import("/console/model.js");
+    return findingsOf({ rows, replicas: 2 }).map(({ level, title }) => `${level} ${title}`);
+    """
+    assert await watched.page.run(f"return (async () => {{ {titles} }})()") == [
+        "watch a cannot reach etcd",
+        "watch A certificate of b ends in 13\xa0d 23\xa0h",
+    ]
+
+
 async def test_what_a_peer_calls_itself_is_text_and_never_markup(watched: Watched) -> None:
     cluster, page = watched
     host, _, port = cluster.nodes["a"].address.rpartition(":")

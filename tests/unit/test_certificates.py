@@ -8,7 +8,7 @@ import pytest
 import trustme
 from cryptography.hazmat.primitives import serialization as pem
 
-from pulsering_server.certificates import BadPem, TlsNames, authorities_of, context_of, pair_of
+from pulsering_server.certificates import BadPem, TlsNames, authorities_of, context_of, ends_of, pair_of
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 CA = trustme.CA()
@@ -38,6 +38,17 @@ def test_key_and_certificate_may_share_a_file(names: TlsNames, tmp_path: Path) -
     both.write_bytes(names.key.read_bytes() + names.certificate.read_bytes())
     assert pair_of(TlsNames(both), NOW) == pair_of(names, NOW)
     context_of(TlsNames(both))
+
+
+def test_the_dates_of_what_is_in_use_are_told_also_when_they_are_past(
+    names: TlsNames, tmp_path: Path
+) -> None:
+    assert ends_of(names) == {"certificate": NOW + timedelta(days=90)}
+    authorities = tmp_path / "clients.pem"
+    past = datetime(2020, 1, 1, tzinfo=UTC)
+    ended = CA.issue_cert("authority.test", not_before=past - timedelta(days=9), not_after=past)
+    authorities.write_bytes(CA.cert_pem.bytes() + ended.cert_chain_pems[0].bytes())
+    assert ends_of(names._replace(client_ca=authorities))["client_ca"] == past, "the first to end"
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from support.call_driver import topology
 
 from pulsering.errors import NodeUnavailable
+from pulsering.limits import CERTIFICATE_DAYS_LATE
 from pulsering.messages import Vitals, Welcome
 from pulsering_server.cli import check
 from pulsering_server.cli.admin_ports import Told
@@ -55,7 +56,8 @@ def body(name: str, **changes: Any) -> dict[str, Any]:
         "table": {"memory_bytes": 10, "memory_max_bytes": 100},
         "connections": {"open": 5, "max": 100},
         "overloaded": False,
-        "config": {"last_reload_ok": True},
+        "config": {"last_reload_ok": True, "topology_frozen": False},
+        "tls": {"certificate_left_ms": CERTIFICATE_DAYS_LATE * 86_400_000, "client_ca_left_ms": None},
         **changes,
     }
 
@@ -134,6 +136,18 @@ def test_who_is_behind_split_off_leaving_or_slow_is_named() -> None:
             "reload",
             Grade.WARNING,
             "1 of 2 with a refused cluster.yaml: b",
+        ),
+        ({"config": {"topology_frozen": True}}, "frozen", Grade.WARNING, "1 of 2 without etcd: b"),
+        (
+            {
+                "tls": {
+                    "certificate_left_ms": None,
+                    "client_ca_left_ms": CERTIFICATE_DAYS_LATE * 86_400_000 - 1,
+                }
+            },
+            "certificate",
+            Grade.WARNING,
+            "1 of 2 with a certificate that ends: b",
         ),
     ],
 )

@@ -178,6 +178,24 @@ def test_a_file_that_went_bad_after_it_was_checked_is_an_error_as_any(place: Pla
         terms_of(config, place.file)
 
 
+@on_each_loop
+async def test_until_when_the_certificate_in_use_holds_is_a_metric(tmp_path: Path) -> None:
+    """Of the one in use: a file that was renewed and refused changes nothing."""
+    place = Place(tmp_path)
+    place.certify(days=40)
+    place.write(TLS)
+    home = Home(place)
+    ends_s, now_s = home.node.core.counters.tls_ends_s, datetime.now(UTC).timestamp()
+    assert (ends_s["certificate"] - now_s) / 86400 == pytest.approx(40, abs=0.1)
+    assert ends_s["client_ca"] == 0
+    place.certify(days=-1)
+    assert not await home.watch.reload()
+    assert (ends_s["certificate"] - now_s) / 86400 == pytest.approx(40, abs=0.1)
+    place.certify(days=90)
+    assert await home.watch.reload()
+    assert (ends_s["certificate"] - now_s) / 86400 == pytest.approx(90, abs=0.1)
+
+
 def test_nothing_asked_is_nothing_wanted(place: Place) -> None:
     place.write()
     assert terms_of(load_config(place.file), place.file) == Terms(None, None)

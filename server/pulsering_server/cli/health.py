@@ -12,8 +12,10 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from pulsering.ids import SLOTS
+from pulsering.limits import CERTIFICATE_DAYS_LATE
 from pulsering_server.cli.misuse import Misuse
 from pulsering_server.cli.output import number
+from pulsering_server.stats import TLS_FILES
 
 if TYPE_CHECKING:
     from pulsering.topology import Topology
@@ -99,6 +101,20 @@ CHECKS: Final = (
     ),
     Check(
         "reload", "nodes", Limit(1, _NEVER), "nodes that refused the last cluster.yaml they read", admin=True
+    ),
+    Check(
+        "frozen",
+        "nodes",
+        Limit(1, _NEVER),
+        "nodes that cannot reach the etcd of which they have their topology",
+        admin=True,
+    ),
+    Check(
+        "certificate",
+        "nodes",
+        Limit(1, _NEVER),
+        f"nodes with a certificate that ends within {CERTIFICATE_DAYS_LATE} days",
+        admin=True,
     ),
     Check("admin", "nodes", Limit(1, _NEVER), "nodes whose admin port is on but does not answer", admin=True),
 )
@@ -230,8 +246,21 @@ def _of_admin(facts: Facts) -> dict[str, _Found]:
             len(bodies),
             "with a refused cluster.yaml",
         ),
+        "frozen": _nodes(
+            [body["node"] for body in bodies if body.get("config", {}).get("topology_frozen")],
+            len(bodies),
+            "without etcd",
+        ),
+        "certificate": _nodes(
+            [body["node"] for body in bodies if _ends_soon(body)], len(bodies), "with a certificate that ends"
+        ),
         "admin": _silent(facts.told),
     }
+
+
+def _ends_soon(body: dict[str, Any]) -> bool:
+    left = [number(body, "tls", f"{name}_left_ms") for name in TLS_FILES]
+    return any(each is not None and each < CERTIFICATE_DAYS_LATE * 86_400_000 for each in left)
 
 
 def _share_without(topology: "Topology", names: set[str]) -> float:

@@ -9,6 +9,7 @@ const STEP_S = 5;
 const STEPS = 60;
 const NEAR_S = 2.5; // rows of nodes are 5 to 6 s long and begin when they like
 const MINUTE_S = 60;
+const CERTIFICATE_LATE_MS = 14 * 86_400_000;
 const PAST_MAX = 80;
 
 export const STATES = {
@@ -364,6 +365,27 @@ function topology(view) {
       title: `${names(refused)} refused the last cluster.yaml`,
       why: refused[0].summary.config_problems?.join(" · ") || "Why is in the log.",
       next: "`pulsering config validate`, mend the file; nodes read it again by themselves. Until then do not restart them.",
+    });
+  }
+  const frozen = heard.filter((row) => row.summary.topology_frozen);
+  if (frozen.length) {
+    found.push({
+      key: "frozen",
+      level: "watch",
+      title: `${names(frozen)} cannot reach etcd`,
+      why: "The topology stays as it is, and users see nothing of that. Changes of it are not heard.",
+      next: "See why: `etcdctl endpoint health`. Until it is back do not restart nodes, nor change the topology.",
+    });
+  }
+  const ending = heard.filter((row) => row.summary.tls_left_ms !== null && row.summary.tls_left_ms < CERTIFICATE_LATE_MS);
+  if (ending.length) {
+    const first = Math.min(...ending.map((row) => row.summary.tls_left_ms));
+    found.push({
+      key: "certificate",
+      level: "watch",
+      title: first ? `A certificate of ${names(ending)} ends in ${span(first)}` : `A certificate of ${names(ending)} has ended`,
+      why: first ? "After that no client connects any more." : "No client connects any more; those connected stay.",
+      next: "Put the new one in the place of the old; nodes take it up by themselves. See `tls` in cluster.yaml.",
     });
   }
   return found;
