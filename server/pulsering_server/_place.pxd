@@ -4,9 +4,9 @@ A loop over keys has two groups of places: while it looks at one, the lines of t
 Invariant: a place is good until the table migrates; who migrates places anew what is to come.
 """
 
-from libc.stdint cimport uint8_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint64_t
 
-from pulsering_server._line cimport LINE, META, NEXT, capacity, fetch, find, guests, load64, wide
+from pulsering_server._line cimport ANNEX, LINE, META, NEXT, capacity, fetch, find, guests, load64, wide
 from pulsering_server._geometry cimport Geometry, mixed_of
 from pulsering_server._table cimport GROWING, Place, Table
 
@@ -55,3 +55,14 @@ cdef inline int slot_in_line(const Place* place, uint8_t** line) noexcept nogil:
         line[0] = place.line + LINE
         i = find(line[0], place.kind, place.rest, c - guests(line[0]), c)
     return i
+
+
+cdef inline int rank_of(Table table, const Place* place, int64_t* beat) noexcept nogil:
+    """Ticks until the key's deadline, 0 if it is not online; ``beat`` its last heartbeat's tick if it is."""
+    cdef uint8_t* line
+    cdef int i = slot_in_line(place, &line), rank
+    if i < 0:
+        return table._rank_far(place.mixed, beat) if place.line[META] & ANNEX else 0
+    rank = table._rank[line[capacity(place.kind) + i]]
+    beat[0] = table._tick + rank - table._ticks - 1
+    return rank

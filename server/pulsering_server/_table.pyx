@@ -25,13 +25,14 @@ from pulsering_server._cells cimport (
     reserved,
 )
 from pulsering_server._geometry cimport (
-    Geometry, first_of, full_percent, geometry_of, growth_of, home_of, key_of, mixed_at,
+    Geometry, first_of, full_percent, geometry_of, growth_of, home_of, mixed_at,
 )
 from pulsering_server._line cimport (
     ANNEX, FLAGS, LINE, META, NEXT, capacity, clear, drop, drop_guest, empty_native, expired, fetch, fill,
-    guests, load64, put, rest_at, set_guests, settle, take, vacant, wide,
+    guests, load64, put, set_guests, settle, take, vacant, wide,
 )
-from pulsering_server._place cimport GROUP, PLACES, fetch_group, fetch_home, place_of, slot_in_line
+from pulsering_server._place cimport GROUP, PLACES, fetch_group, fetch_home, place_of, rank_of, slot_in_line
+from pulsering_server._recount cimport recount
 
 import os as _os
 
@@ -1166,81 +1167,12 @@ cdef class Table:
 
     cdef int _debug(self) except -1:
         if DEBUG and self._old.lines < 2048:
-            self._verify()
+            recount(self)
         return 0
 
     def _verify(self):
         """Recount everything; AssertionError where the table contradicts itself. O(entries): for tests."""
-        cdef uint64_t at, low, last = self._old.lines, mixed
-        cdef const Geometry* g
-        cdef Cell* cell
-        cdef uint8_t* line
-        cdef uint8_t code
-        cdef int i, c, kind, rank, found
-        cdef int64_t beat = 0, left
-        cdef uint32_t index, word
-        cdef Place place
-        ranks = {}
-        held = 0
-        if self._phase == GROWING:
-            last = self._new.lines
-        for at in range(last + 1):
-            g = &self._old
-            if (self._phase == GROWING and at > self._frontier) or (
-                self._phase == SHRINKING and at < self._frontier
-            ):
-                g = &self._new
-            line = self._base + at * LINE
-            kind = g.kind
-            c = capacity(kind)
-            if at:
-                beside = bool((line - LINE)[META] & NEXT)
-                assert beside == bool(guests(line)), f"line {at}: {guests(line)} guests, NEXT {beside}"
-            for i in range(c):
-                code = line[c + i]
-                if not code:
-                    assert i < c - guests(line), f"line {at}: an empty guest"
-                    continue
-                low = first_of(g, at - (i >= c - guests(line)))
-                mixed = mixed_at(g, low, rest_at(line, kind, i))
-                held += 1
-                if self._rank[code]:
-                    assert mixed not in ranks, f"{key_of(mixed)} is held twice"
-                    ranks[mixed] = self._rank[code]
-        assert held == self._held, f"{held} entries in lines, {self._held} counted"
-        numbers = 0
-        for index in range(self._annex.used):
-            cell = cell_at(&self._annex, index)
-            for i in range(cell.count):
-                numbers += 1
-                memcpy(&word, payload_in(&self._annex, cell, i), 4)
-                rank = <int32_t>(word - <uint32_t>self._tick)
-                if rank > 0:
-                    assert keys_in(cell)[i] not in ranks, "held in line and annex"
-                    ranks[keys_in(cell)[i]] = rank
-        assert numbers == self._annex.count, f"{numbers} entries in the annex, {self._annex.count} counted"
-        numbers = 0
-        for index in range(self._ledger.used):
-            cell = cell_at(&self._ledger, index)
-            for i in range(cell.count):
-                numbers += 1
-                memcpy(&left, payload_in(&self._ledger, cell, i), 8)
-                memcpy(&word, payload_in(&self._ledger, cell, i) + 8, 4)
-                rank = <int32_t>(word - <uint32_t>self._tick)
-                if rank > 0 and self._tick_of(left) + self._ticks + 1 > self._tick:
-                    assert keys_in(cell)[i] not in ranks, "held in ledger and elsewhere"
-                    ranks[keys_in(cell)[i]] = rank
-        assert numbers == self._ledger.count, f"{numbers} entries in the ledger, {self._ledger.count} counted"
-        totals = [0] * self._groups_room
-        for known, rank in ranks.items():
-            mixed = known
-            place_of(self, mixed, &place)
-            found = rank_of(self, &place, &beat)
-            assert found == rank, f"{key_of(mixed)}: held with rank {rank}, found with {found}"
-            totals[self._groups_of[self._code(rank)][key_of(mixed) >> SLOT_SHIFT]] += 1
-        counted = [self._totals[i] for i in range(self._groups_room)]
-        assert totals == counted, f"recount {totals}, counters {counted}"
-        assert len(ranks) == self._online, f"recount {len(ranks)}, online {self._online}"
+        recount(self)
 
 
 # --- the hot path, inlined into its loops ---
@@ -1274,14 +1206,3 @@ cdef inline int beat(
         table._count_in(slot, code)
     at[0] = code
     return ACCEPTED
-
-
-cdef inline int rank_of(Table table, const Place* place, int64_t* beat) noexcept nogil:
-    """Ticks until the key's deadline, 0 if it is not online; ``beat`` its last heartbeat's tick if it is."""
-    cdef uint8_t* line
-    cdef int i = slot_in_line(place, &line), rank
-    if i < 0:
-        return table._rank_far(place.mixed, beat) if place.line[META] & ANNEX else 0
-    rank = table._rank[line[capacity(place.kind) + i]]
-    beat[0] = table._tick + rank - table._ticks - 1
-    return rank
