@@ -2,6 +2,7 @@
 
 import ast
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -27,9 +28,10 @@ def name_of(path: Path) -> str:
 SOURCES = sorted(path for root in ROOTS.values() for path in root.rglob("*.py"))
 NATIVE = sorted(path for root in ROOTS.values() for path in root.rglob("*.pyx"))
 TESTS = sorted((REPOSITORY / "tests").rglob("*.py"))
+EXAMPLES = sorted((REPOSITORY / "examples").rglob("*.py"))
 
 
-@pytest.mark.parametrize("path", [*SOURCES, *TESTS], ids=name_of)
+@pytest.mark.parametrize("path", [*SOURCES, *TESTS, *EXAMPLES], ids=name_of)
 def test_module_opens_with_a_docstring(path: Path) -> None:
     tree = ast.parse(path.read_text())
     assert ast.get_docstring(tree) or not tree.body
@@ -40,7 +42,7 @@ def test_native_module_opens_with_a_docstring(path: Path) -> None:
     assert re.match(r'(\s*#.*\n)*\s*r?"""\S', path.read_text())
 
 
-@pytest.mark.parametrize("path", [*SOURCES, *TESTS, *NATIVE], ids=name_of)
+@pytest.mark.parametrize("path", [*SOURCES, *TESTS, *EXAMPLES, *NATIVE], ids=name_of)
 def test_module_is_about_one_noun(path: Path) -> None:
     assert len(path.read_text().splitlines()) < LINES_MAX[path.suffix]
 
@@ -64,6 +66,12 @@ def test_each_import_root_holds_its_one_package() -> None:
         assert found == {package}
         assert not list(root.glob("*.py"))
         assert (root / package / "py.typed").is_file()
+
+
+def test_the_wheel_holds_what_is_imported_and_no_example() -> None:
+    build = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]
+    packages = {f"{root.name}/{package}" for package, root in ROOTS.items()}
+    assert set(build["targets"]["wheel"]["packages"]) == packages
 
 
 @pytest.mark.parametrize("path", NATIVE, ids=name_of)
