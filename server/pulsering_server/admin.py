@@ -99,7 +99,8 @@ class Admin:
         self._watch = watch
         self._recent = Recent(listener.core, listener.now_ms())
         self._page = StatusPage(listener, self._recent, config, watch)
-        self._console = Console(listener, self._page, config, watch)
+        secure = door is not None and config.tls.admin
+        self._console = Console(listener, self._page, config, watch, secure=secure)
         self._metrics = NodeCollector(listener)
         self._process = ProcessCollector(registry=None)
         self._loop = asyncio.get_running_loop()

@@ -13,6 +13,7 @@ Invariant: an answer is at most what its limits allow, comes from the node that 
 
 import asyncio
 import json
+import ssl
 from collections.abc import Awaitable, Callable, Iterable
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -20,9 +21,11 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import aiohttp
 
 from pulsering import limits
+from pulsering.errors import ConfigError
+from pulsering_server.admin_http import AdminHttp, Nowhere, Place, TooLong, place_of, reason_of
 from pulsering_server.admin_tokens import VARIABLE
-from pulsering_server.config_admin import is_any, is_loopback
-from pulsering_server.config_values import Address
+from pulsering_server.config_admin import is_loopback
+from pulsering_server.trust import TLS_VARIABLES
 
 if TYPE_CHECKING:
     from pulsering_server.config_cores import Shard
@@ -46,16 +49,6 @@ class NoAnswer(Exception):
         self.advice = advice
 
 
-class Place(NamedTuple):
-    """Where a node is asked; whether it listens beyond loopback, and so wants a token."""
-
-    address: Address
-    exposed: bool
-
-    def __str__(self) -> str:
-        return str(self.address)
-
-
 class _Heard(NamedTuple):
     """What came of asking one node; it is ``leaving`` if the topology has it no more."""
 
@@ -71,24 +64,19 @@ class _Heard(NamedTuple):
 
 def admin_of(shard: "Shard", asker: "Shard") -> Place:
     """Where ``asker`` can ask ``shard`` over HTTP; ``NoAnswer`` if nowhere, as far as the file says."""
-    where = shard.admin
-    line = f"set `admin` of node {shard.node.name} in cluster.yaml"
-    if where is None:
-        raise NoAnswer("off", f"{shard.name} has no admin port", f"{line}, and restart it when all are ready")
-    if where.port == 0:
-        raise NoAnswer(
-            "any_port", f"{shard.name} has any free port, which it alone knows", f"{line} to a number"
-        )
-    if is_any(where.host):
-        return Place(Address(shard.address.host, where.port), exposed=True)
-    if not is_loopback(where.host):
-        return Place(where, exposed=True)
-    if not _one_machine(shard.address.host, asker.address.host):
+    place, line = place_of(shard), f"set `admin` of node {shard.node.name} in cluster.yaml"
+    if place is Nowhere.OFF:
+        message = f"{shard.name} has no admin port"
+        raise NoAnswer(place, message, f"{line}, and restart it when all are ready")
+    if place is Nowhere.ANY_PORT:
+        message = f"{shard.name} has any free port, which it alone knows"
+        raise NoAnswer(place, message, f"{line} to a number")
+    if not place.exposed and not _one_machine(shard.address.host, asker.address.host):
         message = f"the admin port of {shard.name} is on loopback of another machine"
         raise NoAnswer(
             "loopback", message, f"{line} to host:port, with a token, or open its own console there"
         )
-    return Place(where, exposed=False)
+    return place
 
 
 def _one_machine(host: str, other: str) -> bool:
@@ -99,8 +87,8 @@ class ClusterView:
     """``cluster`` as its node ``name`` sees it.
 
     ``nodes()`` are those of its topology, as in its status, ``shards()`` those of its file; ``replicas()`` is
-    how many owners a user has. ``own`` makes its own summary, told whom a count of users skips. In the end
-    ``await close()``.
+    how many owners a user has. ``own`` makes its own summary, told whom a count of users skips. With
+    ``trust`` nodes are asked by HTTPS. In the end ``await close()``.
     """
 
     def __init__(
@@ -112,6 +100,7 @@ class ClusterView:
         shards: Callable[[], Iterable["Shard"]],
         replicas: Callable[[], int],
         own: Callable[[tuple[str, ...]], Awaitable[bytes]],
+        trust: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         self._name = name
         self._cluster = cluster
@@ -120,7 +109,12 @@ class ClusterView:
         self._replicas = replicas
         self._own = own
         self._loop = asyncio.get_running_loop()
-        self._session: aiohttp.ClientSession | None = None
+        self._http = AdminHttp(
+            trust,
+            at_once=limits.ADMIN_ASKED_AT_ONCE,
+            timeout_s=limits.ADMIN_PEER_MS / 1000,
+            bytes_max=limits.ADMIN_SUMMARY_BYTES,
+        )
         self._look: asyncio.Task[None] | None = None
         self._heard: dict[str, _Heard] = {}
         self._skipped: tuple[str, ...] = ()
@@ -147,9 +141,7 @@ class ClusterView:
         if self._look is not None:
             self._look.cancel()
             await asyncio.gather(self._look, return_exceptions=True)
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self._http.close()
 
     def _looked(self, _look: "asyncio.Task[None]") -> None:
         self._look = None
@@ -236,25 +228,17 @@ class ClusterView:
         return admin_of(shards[name], self._asker)
 
     async def _summary_of(self, name: str, admin: Place, token: str | None) -> bytes:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=limits.ADMIN_ASKED_AT_ONCE, force_close=True),
-                timeout=aiohttp.ClientTimeout(total=limits.ADMIN_PEER_MS / 1000),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                auto_decompress=False,
-            )
-        headers = {"Authorization": token} if token and admin.exposed else {}
+        authorization = token if token and admin.exposed else ""
         params = [("skipped", other) for other in self._skipped]
         try:
-            async with self._session.get(
-                f"http://{admin}/summary", params=params, headers=headers, allow_redirects=False
-            ) as answer:
-                if answer.status != HTTPStatus.OK:
-                    raise _refused(name, admin, answer.status)
-                body = await _read(answer.content, limits.ADMIN_SUMMARY_BYTES)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            answer = await self._http.get(admin, "/summary", params, authorization)
+        except (aiohttp.ClientError, OSError, ConfigError) as error:
             raise _silent(name, admin, error) from None
-        return body
+        except TooLong:
+            raise _stranger(name, admin) from None
+        if answer.status != HTTPStatus.OK:
+            raise _refused(name, admin, answer.status)
+        return answer.body
 
     def _written(self) -> bytes:
         now_s = self._loop.time()
@@ -282,24 +266,13 @@ def _row(heard: _Heard, now_s: float) -> bytes:
     )
 
 
-async def _read(stream: aiohttp.StreamReader, most: int) -> bytes:
-    """All of it; one byte more than ``most`` if there is more."""
-    body = bytearray()
-    while len(body) <= most and (part := await stream.read(most + 1 - len(body))):
-        body += part
-    return bytes(body)
-
-
 def _checked(body: bytes, name: str, cluster: str, admin: Place | None) -> dict[str, Any]:
     """The summary that it is, if it is one, and of the node that was meant."""
     try:
-        if len(body) > limits.ADMIN_SUMMARY_BYTES:
-            raise ValueError
         found: dict[str, Any] = json.loads(body.decode("utf-8"), parse_constant=_no_number)
         told = (found["node"], found["cluster"])
     except (ValueError, RecursionError, KeyError, TypeError):
-        advice = f"see what listens there, on the machine of {name}: `ss -ltnp`"
-        raise NoAnswer("other", f"what answers at {admin} is no node of ours", advice) from None
+        raise _stranger(name, admin) from None
     if told != (name, cluster):
         advice = "compare `admin` of both in cluster.yaml: two nodes want one port"
         who = f"node {told[0]} of cluster {told[1]}"[:100]
@@ -309,6 +282,11 @@ def _checked(body: bytes, name: str, cluster: str, admin: Place | None) -> dict[
 
 def _no_number(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+def _stranger(name: str, admin: Place | None) -> NoAnswer:
+    advice = f"see what listens there, on the machine of {name}: `ss -ltnp`"
+    return NoAnswer("other", f"what answers at {admin} is no node of ours", advice)
 
 
 def _refused(name: str, admin: Place, status: int) -> NoAnswer:
@@ -337,7 +315,13 @@ def _silent(name: str, admin: Place, error: BaseException) -> NoAnswer:
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         advice = "check the name in cluster.yaml, and the resolver of this machine"
         return NoAnswer("name", f"this machine does not know {admin.address.host}", advice)
-    message = f"{admin} cannot be asked: {type(error).__name__}"
+    if isinstance(error, ConfigError | ssl.SSLError | aiohttp.ClientConnectorCertificateError):
+        advice = (
+            f"this node trusts whom `{TLS_VARIABLES['tls_ca']}` in its environment names, or this machine;"
+            " name who certifies your nodes, and restart it when all are ready"
+        )
+        return NoAnswer("trust", f"{admin} cannot be asked: {reason_of(error)}", advice)
+    message = f"{admin} cannot be asked: {reason_of(error)}"
     return NoAnswer("lost", message, f"does it serve? `pulsering status`; on its machine {look}")
 
 

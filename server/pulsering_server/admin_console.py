@@ -10,18 +10,25 @@ Invariant: the page runs no script and loads nothing from anywhere but this port
 
 import asyncio
 import json
+import os
+import ssl
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from aiohttp import web
 
 from pulsering_server.admin_cluster import ClusterView
 from pulsering_server.admin_status import connections
+from pulsering_server.config_files import tls_names
+from pulsering_server.trust import trust_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from pulsering.credentials import TlsFiles
     from pulsering_server.admin_status import StatusPage
+    from pulsering_server.certificates import TlsNames
     from pulsering_server.config import ClusterConfig
     from pulsering_server.config_cores import Shard
     from pulsering_server.config_watch import ConfigWatch
@@ -98,7 +105,10 @@ def summary_of(status: dict[str, Any], talkers: list[dict[str, Any]]) -> dict[st
 
 
 class Console:
-    """The console of the node behind ``listener``; ``page`` is its status. In the end ``await close()``."""
+    """The console of the node behind ``listener``; ``page`` is its status. In the end ``await close()``.
+
+    ``secure`` says that admin ports speak HTTPS.
+    """
 
     def __init__(
         self,
@@ -106,6 +116,8 @@ class Console:
         page: "StatusPage",
         config: "ClusterConfig",
         watch: "ConfigWatch | None" = None,
+        *,
+        secure: bool = False,
     ) -> None:
         self._listener = listener
         self._core = listener.core
@@ -115,6 +127,8 @@ class Console:
         self._loop = asyncio.get_running_loop()
         self._talkers: list[dict[str, Any]] = []
         self._talkers_until_s = 0.0
+        self._trust: TlsFiles | None = None
+        self._shown: TlsNames | None = None
         folder = files("pulsering_server") / "console"
         self._files = {
             path: _File((folder / name).read_bytes(), _KINDS[name.rpartition(".")[2]])
@@ -127,6 +141,7 @@ class Console:
             shards=self._shards,
             replicas=lambda: self._core.topology.replicas,
             own=self._summary,
+            trust=self._context if secure else None,
         )
 
     def routes(self) -> list[web.RouteDef]:
@@ -138,12 +153,24 @@ class Console:
             web.get("/summary", self._get_summary),
         ]
 
+    def _now(self) -> "ClusterConfig":
+        return self._watch.config if self._watch is not None else self._config
+
+    def _context(self) -> ssl.SSLContext:
+        """Whom to trust of the other nodes. Where they ask who comes, this one shows its own certificate."""
+        names = tls_names(self._now().tls, self._watch.path.parent if self._watch is not None else Path())
+        shown = names if names is not None and names.client_ca is not None else None
+        if self._trust is None or shown != self._shown:
+            certificate, key = (None, None) if shown is None else shown[:2]
+            self._trust, self._shown = trust_of(os.environ, certificate, key), shown
+        return self._trust.current()
+
     async def close(self) -> None:
         """Ask no other node any more."""
         await self.view.close()
 
     def _shards(self) -> "Iterable[Shard]":
-        return (self._watch.config if self._watch is not None else self._config).shards
+        return self._now().shards
 
     async def _get_file(self, request: web.Request) -> web.Response:
         found = self._files.get(request.path)

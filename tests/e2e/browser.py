@@ -97,6 +97,7 @@ def a_browser() -> Iterator[Browser]:
     options.add_argument("--lang=en-GB")
     if os.geteuid() == 0:
         options.add_argument("--no-sandbox")  # it refuses to run as root otherwise, as in most containers
+    options.accept_insecure_certs = True  # those of tests are of an authority that no browser knows
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = Chrome(options, Service(DRIVER))
     try:

@@ -9,8 +9,8 @@ from pulsering_server.local_cluster import LocalNode
 NAMES = ("a", "b", "c")
 
 
-def write_cluster(directory: Path, *, ttl: str, admin_host: str = HOST) -> Path:
-    """A ``cluster.yaml`` of three nodes and two replicas."""
+def write_cluster(directory: Path, *, ttl: str, admin_host: str = HOST, more: str = "") -> Path:
+    """A ``cluster.yaml`` of three nodes and two replicas, and ``more`` sections."""
     port = free_ports(2 * len(NAMES))
     nodes = ""
     for place, name in enumerate(NAMES, 1):
@@ -18,11 +18,11 @@ def write_cluster(directory: Path, *, ttl: str, admin_host: str = HOST) -> Path:
         nodes += f"  - {{name: {name}, address: '{address}', admin: '{admin}'}}\n"
         port += 2
     path = directory / "cluster.yaml"
-    path.write_text(f"version: 1\ncluster: demo\nepoch: 1\nttl: {ttl}\nreplicas: 2\nnodes:\n{nodes}")
+    path.write_text(f"version: 1\ncluster: demo\nepoch: 1\nttl: {ttl}\nreplicas: 2\n{more}nodes:\n{nodes}")
     return path
 
 
-def page_of(node: LocalNode) -> str:
+def page_of(node: LocalNode, scheme: str = "http") -> str:
     """Where its console is."""
     assert node.admin.startswith(HOST)
-    return f"http://{node.admin}/"
+    return f"{scheme}://{node.admin}/"

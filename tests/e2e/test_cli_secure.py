@@ -1,5 +1,6 @@
 """The command line before nodes that speak TLS and want tokens, at both ports."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -7,10 +8,15 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 import trustme
+from e2e.console_cluster import write_cluster
 from e2e.test_cli_e2e import pulsering
 from e2e.test_cores import free_ports
+from support.raw_peer import PATIENCE_S
 
-from pulsering_server.local_cluster import LocalCluster
+from pulsering_server.admin_http import AdminHttp, Place
+from pulsering_server.config_values import parse_address
+from pulsering_server.local_cluster import LocalCluster, LocalNode
+from pulsering_server.trust import trust_of
 
 WRITE, ADMIN = "write-0123456789abcdef", "admin-0123456789abcdef"
 CONFIG = """
@@ -71,6 +77,36 @@ async def test_who_has_no_token_or_trusts_nobody_is_told(file: str, monkeypatch:
     assert code == 3
     assert "its certificate is not trusted" in out
     assert "PULSERING_CLIENT_CA" in out
+
+
+async def test_under_mutual_tls_a_node_shows_its_own_certificate_to_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So a console shows all nodes. Certificates are for hosts that clients dial, also if asked on loopback."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    issued = authority.issue_cert("127.0.0.2")
+    issued.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "node.pem"))
+    monkeypatch.setenv("PULSERING_CLIENT_CA", str(tmp_path / "ca.pem"))
+    more = "tls: {certificate: node.pem, client_ca: ca.pem, admin: true}\n"
+    path = write_cluster(tmp_path, ttl="1s", more=more)
+    a, b = (LocalNode(path, name) for name in "ab")
+    try:
+        await a.start()
+        monkeypatch.setenv("PULSERING_CLIENT_CA", "/nowhere")  # of b only: a reason to ask nobody, not to end
+        await b.start()
+        shown = trust_of({"PULSERING_CLIENT_CA": str(tmp_path / "ca.pem")}, tmp_path / "node.pem").current
+        http = AdminHttp(shown, at_once=1, timeout_s=PATIENCE_S, bytes_max=1 << 20)
+        seen = {}
+        for node in (a, b):
+            place = Place(parse_address(node.admin), exposed=False, host="127.0.0.2")
+            rows = json.loads((await http.get(place, "/cluster")).body)["nodes"]
+            seen[node] = {row["name"]: row["problem"] for row in rows}
+        await http.close()
+    finally:
+        await asyncio.gather(a.kill(), b.kill())
+    assert seen[a] == {"a": None, "b": None, "c": "refused"}
+    assert seen[b] == {"a": "trust", "b": None, "c": "trust"}
 
 
 def _of_epoch_2(file: str) -> str:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import pytest
 import pytest_asyncio
+import trustme
 from e2e.browser import Browser, a_browser, needs_browser
 from e2e.console_cluster import page_of, write_cluster
 from support.http import TOKEN
@@ -282,6 +283,25 @@ async def test_what_a_peer_calls_itself_is_text_and_never_markup(watched: Watche
         await page.until("#talkers", lambda text: evil in text)
     assert await page.run("return document.querySelectorAll('#talkers img').length") == 0
     assert policy_violations(await page.complaints()) == []
+
+
+async def test_under_https_nodes_are_asked_and_links_lead_to_their_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, browser: Browser
+) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    issued = authority.issue_cert("127.0.0.1", "127.0.0.2", "127.0.0.3")
+    issued.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "node.pem"))
+    monkeypatch.setenv("PULSERING_CLIENT_CA", str(tmp_path / "ca.pem"))
+    config = write_cluster(tmp_path, ttl="1s", more="tls: {certificate: node.pem, admin: true}\n")
+    async with LocalCluster(config_path=config) as cluster:
+        await browser.open(page_of(cluster.nodes["a"], "https"))
+        for name in "ab":
+            await browser.until("#seen", lambda text, name=name: text == f"epoch 1, seen from {name}")
+            await browser.until("#verdict-title", lambda text: text == "All is well: all 3 nodes are ready")
+            link = await browser.run("return document.querySelector('[aria-label=\"Console of b\"]')?.href")
+            if name == "a":
+                await browser.open(link)
 
 
 async def test_a_token_is_asked_for_where_one_is_wanted(

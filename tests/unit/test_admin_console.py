@@ -345,9 +345,9 @@ def test_where_a_node_is_asked_is_what_its_file_says_or_why_not() -> None:
     for place, (name, admin) in enumerate(admins.items(), 1):
         text += f"  - {{name: {name}, address: '10.0.0.{place}:7400', admin: {admin}}}\n"
     a, b, c, d, e, f = parse_config(text).shards
-    assert admin_of(a, a) == (Address(HOST, 8400), False)
-    assert admin_of(c, a) == (Address("10.0.0.3", 8400), True)
-    assert admin_of(d, a) == (Address("10.0.0.4", 8400), True)
+    assert admin_of(a, a) == (Address(HOST, 8400), False, "10.0.0.1")
+    assert admin_of(c, a) == (Address("10.0.0.3", 8400), True, "10.0.0.3")
+    assert admin_of(d, a) == (Address("10.0.0.4", 8400), True, "10.0.0.4")
     for shard, problem in ((b, "loopback"), (e, "off"), (f, "any_port")):
         with pytest.raises(NoAnswer) as caught:
             admin_of(shard, a)

@@ -9,20 +9,17 @@ and memory, and ends as an answer or as a sentence.
 import asyncio
 import contextlib
 import json
-import os
-import ssl
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
+from pulsering_server.admin_http import AdminHttp, Nowhere, Place, TooLong, place_of, reason_of
 from pulsering_server.admin_tokens import VARIABLE as TOKEN_VARIABLE
 from pulsering_server.cli.misuse import Misuse
-from pulsering_server.cli.target import TLS_VARIABLES, Target
-from pulsering_server.config_admin import is_any, is_loopback
+from pulsering_server.cli.target import Target
+from pulsering_server.config_admin import is_loopback
 from pulsering_server.config_values import Address, parse_address
-
-if TYPE_CHECKING:
-    import aiohttp
+from pulsering_server.trust import trust_of
 
 __all__ = ["AdminPorts", "Told", "silence"]
 
@@ -30,13 +27,15 @@ _BODY_BYTES_MAX: Final = 16 << 20
 """A thousand connections, or five minutes of history, are well below."""
 _AT_ONCE: Final = 64
 
-_OFF: Final = (
-    "the admin port is off: 'admin: 8400' of the node in cluster.yaml turns it on, with its next start"
-)
-_ANY: Final = (
-    "'admin: 0' is any free port, which cluster.yaml does not tell: the ready line of the node does, "
-    "for --admin NODE=HOST:PORT"
-)
+_NOWHERE: Final = {
+    Nowhere.OFF: (
+        "the admin port is off: 'admin: 8400' of the node in cluster.yaml turns it on, with its next start"
+    ),
+    Nowhere.ANY_PORT: (
+        "'admin: 0' is any free port, which cluster.yaml does not tell: the ready line of the node does, "
+        "for --admin NODE=HOST:PORT"
+    ),
+}
 _URL: Final = "a URL does not tell admin ports: give --config cluster.yaml, or --admin NODE=HOST:PORT"
 _FAR: Final = (
     "it is on the loopback of the node's own machine: ask there, or through a tunnel "
@@ -69,7 +68,7 @@ class AdminPorts:
                 known = ", ".join(list(self._shards)[:8])
                 raise Misuse(f"--admin {name}=…: cluster.yaml has no node '{name}'; it has: {known}")
         self._tls = target.config is not None and target.config.tls.admin
-        self._url = target.url
+        self._environment = environment
         self.tokens = _tokens(target, environment)
         """All of them, for those who must not show them."""
         self._token = self.tokens[0] if self.tokens else ""
@@ -79,62 +78,51 @@ class AdminPorts:
         """Nodes of which the file or the options tell."""
         return sorted({*(self._shards or ()), *self._said})
 
-    def place(self, name: str) -> Address | str:
+    def place(self, name: str) -> Place | str:
         """Where a node is asked, or why it cannot be."""
         if name in self._said:
-            return self._said[name]
+            said = self._said[name]
+            expected = self._shards[name].address.host if self._shards is not None else ""
+            return Place(said, exposed=not is_loopback(said.host), host=expected)
         if self._shards is None:
             return _URL
         if name not in self._shards:
             return _STRANGER
-        shard = self._shards[name]
-        if shard.admin is None:
-            return _OFF
-        if shard.admin.port == 0:
-            return _ANY
-        return Address(shard.address.host, shard.admin.port) if is_any(shard.admin.host) else shard.admin
+        found = place_of(self._shards[name])
+        return _NOWHERE[found] if isinstance(found, Nowhere) else found
 
     async def ask(
         self, names: Iterable[str], path: str, timeout_s: float, *, text: bool = False
     ) -> list[Told]:
         """Ask each of these nodes for ``path``; its JSON, or with ``text`` what it says as it is."""
-        import aiohttp
-
         turns = asyncio.Semaphore(_AT_ONCE)
-        limit = aiohttp.ClientTimeout(total=timeout_s)
+        trust = trust_of(self._environment).current if self._tls else None
+        http = AdminHttp(trust, at_once=_AT_ONCE, timeout_s=timeout_s, bytes_max=_BODY_BYTES_MAX)
 
-        async def one(session: "aiohttp.ClientSession", name: str) -> Told:
+        async def one(name: str) -> Told:
             place = self.place(name)
             if isinstance(place, str):
                 return Told(name, why=place, off=True)
             async with turns:
-                return await self._ask(session, name, place, path, text=text)
+                return await self._ask(http, name, place, path, text=text)
 
-        connector = aiohttp.TCPConnector(ssl=self._context() or True)
-        async with aiohttp.ClientSession(timeout=limit, trust_env=False, connector=connector) as session:
-            return list(await asyncio.gather(*(one(session, name) for name in names)))
+        try:
+            return list(await asyncio.gather(*map(one, names)))
+        finally:
+            await http.close()
 
-    def _context(self) -> ssl.SSLContext | None:
-        """Whom to trust, and what to show, as at the data port; None for what the system has."""
-        from pulsering.transport import connect_by
-        from pulsering.url import parse_url
-
-        return connect_by(parse_url(self._url), {})[1].tls_now() if self._tls else None
-
-    async def _ask(
-        self, session: "aiohttp.ClientSession", name: str, place: Address, path: str, *, text: bool
-    ) -> Told:
+    async def _ask(self, http: AdminHttp, name: str, place: Place, path: str, *, text: bool) -> Told:
         import aiohttp
 
-        at = str(place)
+        at, shown = str(place), f"Bearer {self._token}" if self._token else ""
         try:
-            status, data = await self._get(session, place, path, shown=not is_loopback(place.host))
-            if status == 401 and self._token and is_loopback(place.host):
-                status, data = await self._get(session, place, path, shown=True)
+            status, data = await http.get(place, path, authorization=shown if place.exposed else "")
+            if status == 401 and shown and not place.exposed:
+                status, data = await http.get(place, path, authorization=shown)
         except TimeoutError:
             return Told(name, why=f"the admin port {at} does not answer in time", at=at)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            why = f"the admin port {at} cannot be reached: {_reason(error)}"
+        except (aiohttp.ClientError, OSError, TooLong) as error:
+            why = f"the admin port {at} cannot be reached: {reason_of(error)}"
             return self._elsewhere(name, place, why)
         if status == 401:
             had = (
@@ -158,28 +146,13 @@ class AdminPorts:
             return self._elsewhere(name, place, f"at {at} answers node {str(body['node'])[:64]!r}")
         return Told(name, body, at=at)
 
-    def _elsewhere(self, name: str, place: Address, why: str) -> Told:
+    def _elsewhere(self, name: str, place: Place, why: str) -> Told:
         """Nobody, or somebody else: on the loopback of this machine that is no fault of a node on another."""
         shard = (self._shards or {}).get(name)
-        here = name in self._said or not is_loopback(place.host)
+        here = name in self._said or place.exposed
         if here or shard is None or is_loopback(shard.address.host):
             return Told(name, why=why, at=str(place))
         return Told(name, why=f"{why}; {_FAR}", off=True, at=str(place))
-
-    async def _get(
-        self, session: "aiohttp.ClientSession", place: Address, path: str, *, shown: bool
-    ) -> tuple[int, bytes]:
-        scheme = "https" if self._tls else "http"
-        headers = {"Authorization": f"Bearer {self._token}"} if shown and self._token else {}
-        async with session.get(
-            f"{scheme}://{place}{path}", headers=headers, allow_redirects=False
-        ) as response:
-            data = bytearray()
-            async for chunk in response.content.iter_chunked(1 << 16):
-                data += chunk
-                if len(data) > _BODY_BYTES_MAX:
-                    raise ValueError(f"an answer of more than {_BODY_BYTES_MAX >> 20} MiB")
-            return response.status, bytes(data)
 
 
 def silence(answers: Iterable[Told]) -> list[str]:
@@ -214,17 +187,3 @@ def _tokens(target: Target, environment: Mapping[str, str]) -> list[str]:
     if not all(map(str.isascii, words)):
         raise Misuse(f"{TOKEN_VARIABLE} is not ASCII text")
     return words
-
-
-def _reason(error: BaseException) -> str:
-    cause = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
-    if isinstance(cause, ssl.SSLCertVerificationError):
-        return (
-            f"its certificate is not trusted ({cause.verify_message}): {TLS_VARIABLES['tls_ca']} names who is"
-        )
-    if isinstance(cause, ssl.SSLError):
-        return f"TLS failed ({cause.reason or cause})"
-    number = getattr(cause, "errno", None)
-    if isinstance(number, int) and number > 0:  # the loop's own words repeat the address
-        return os.strerror(number).lower()
-    return str(cause) or type(error).__name__

@@ -12,18 +12,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from urllib.parse import urlencode
 
 from pulsering_server.cli.misuse import Misuse
+from pulsering_server.trust import TLS_VARIABLES
 
 if TYPE_CHECKING:
     from pulsering_server.config import ClusterConfig
 
 VARIABLE: Final = "PULSERING_URL"
 CONFIG_VARIABLE: Final = "PULSERING_CONFIG"
-TLS_VARIABLES: Final = {
-    "tls_ca": "PULSERING_CLIENT_CA",
-    "tls_certificate": "PULSERING_CLIENT_CERTIFICATE",
-    "tls_key": "PULSERING_CLIENT_KEY",
-}
-"""Files that a command trusts and shows where nodes speak TLS: options of the client, and what tells them."""
 DEFAULT_CONFIG: Final = Path("cluster.yaml")
 
 

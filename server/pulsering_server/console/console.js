@@ -82,7 +82,7 @@ function tick() {
 }
 
 function verdictOfSilence(age) {
-  const others = (page.view?.rows ?? []).filter((found) => found.name !== page.view.from && reachable(found.admin));
+  const others = (page.view?.rows ?? []).filter((found) => found.name !== page.view.from && reachable(found));
   const known = page.view ? `All below is ${age}. ` : "";
   const next = page.wanted ? "Give it below."
     : others.length ? "Open the console of another node, from the table below."
@@ -91,7 +91,8 @@ function verdictOfSilence(age) {
 }
 
 const capital = (text) => text.charAt(0).toUpperCase() + text.slice(1);
-const reachable = (admin) => Boolean(admin) && !admin.endsWith(":0");
+// Whether a link may lead there: on another machine's loopback, or at a port that nobody knows, it would mislead.
+const reachable = ({ admin, problem }) => Boolean(admin) && !admin.endsWith(":0") && problem !== "loopback";
 
 // -- What a document changes -------------------------------------------------------------------------------------
 
@@ -270,8 +271,8 @@ function updateNode(made, found) {
   const { mark, word, level, code } = STATES[found.state];
   const link = name.children[1];
   const own = found.name === page.view.from;
-  show(link, !own && reachable(found.admin));
-  set(link, "href", reachable(found.admin) ? `http://${found.admin}/` : null);
+  show(link, !own && reachable(found));
+  set(link, "href", reachable(found) ? `${location.protocol}//${found.admin}/` : null);
   set(link, "rel", "noreferrer");
   set(link, "aria-label", `Console of ${found.name}`);
   say(link, "open");

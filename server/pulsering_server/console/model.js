@@ -22,7 +22,7 @@ export const STATES = {
 };
 
 // Why a node is silent, where that says nothing of whether it serves.
-const CANNOT_ASK = new Set(["off", "any_port", "loopback", "unnamed", "token", "old", "full", "not_asked"]);
+const CANNOT_ASK = new Set(["off", "any_port", "loopback", "unnamed", "token", "trust", "old", "full", "not_asked"]);
 
 const LEVELS = { act: 0, watch: 1, note: 2 };
 
