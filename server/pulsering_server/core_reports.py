@@ -57,9 +57,9 @@ class CoreReport:
         """Count its silence from now on."""
         self._heard_s = self._loop.time()
 
-    def forget(self) -> None:
-        """Its process has ended."""
-        self.state = State(ready=False, status="not running")
+    def forget(self, status: str) -> None:
+        """Its process has ended, and is now in this state."""
+        self.state = State(ready=False, status=status)
         self._heard_s = None
 
     def close(self) -> None:

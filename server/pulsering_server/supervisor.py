@@ -2,8 +2,9 @@
 
 Each is ``pulsering serve --node a-3``, which knows nothing of this process, so one core can be run, looked at
 and debugged alone. One that ends is started again, soon at first and then ever later, while the others serve
-on; it is cold for one ttl, as any node after a start. SIGTERM drains all of them at once, a second ends them.
-Invariant: no core outlives this process.
+on; it is cold for one ttl, as any node after a start. One that was told to drain, and did, rests: SIGHUP to
+this process starts it again, and when all rest the node has ended. SIGTERM drains all of them at once, a
+second ends them. Invariant: no core outlives this process.
 """
 
 import asyncio
@@ -48,7 +49,9 @@ class Restarts:
 class _Core:
     """One core: its process, and the next one after it."""
 
-    def __init__(self, config_path: Path, name: str, options: tuple[str, ...]) -> None:
+    def __init__(
+        self, config_path: Path, name: str, options: tuple[str, ...], on_rest: Callable[[], None]
+    ) -> None:
         self.name = name
         self.facts: dict[str, str] = {}
         """Of its ready line."""
@@ -56,6 +59,10 @@ class _Core:
         self._config_path = config_path
         self._options = options
         self._restarts = Restarts()
+        self._on_rest = on_rest
+        self._wanted = asyncio.Event()
+        self.rests = False
+        """Whether it was told to drain, and has."""
         self.report: CoreReport | None = None
         """What it says of itself, where somebody wants to know."""
 
@@ -72,23 +79,43 @@ class _Core:
         return True
 
     async def keep(self) -> None:
-        """Start it again whenever it ends, for as long as this runs."""
+        """Start it again whenever it ends, unless that was asked for; for as long as this runs."""
         loop = asyncio.get_running_loop()
         ready_s = loop.time()
         serves = True
         while True:
             assert self.process is not None
             code = await self.process.wait()
+            drained = serves and code == DRAINED
             if self.report is not None:
-                self.report.forget()
+                self.report.forget("drained" if drained else "not running")
             served_ms = round((loop.time() - ready_s) * 1000) if serves else 0
-            delay_ms = self._restarts.after(served_ms)
-            log.error("core.ended", core=self.name, exit_code=code, served_ms=served_ms, restart_ms=delay_ms)
-            await asyncio.sleep(delay_ms / 1000)
+            if drained:
+                await self._rest()
+            else:
+                delay_ms = self._restarts.after(served_ms)
+                log.error(
+                    "core.ended", core=self.name, exit_code=code, served_ms=served_ms, restart_ms=delay_ms
+                )
+                await asyncio.sleep(delay_ms / 1000)
             serves = await self.start()
             ready_s = loop.time()
             if serves:
                 log.info("core.restarted", core=self.name, pid=self.process.pid)
+
+    async def _rest(self) -> None:
+        """Wait until it is wanted again."""
+        log.warning("core.drained", core=self.name, again="SIGHUP to the node")
+        self._wanted.clear()
+        self.rests = True
+        self._on_rest()
+        await self._wanted.wait()
+        self.rests = False
+
+    def reload(self) -> None:
+        """Have it read its configuration: by a signal, or by a new start if it rests."""
+        self._wanted.set()
+        self.tell(signal.SIGHUP)
 
     def pid(self) -> int | None:
         """Its process, if one was ever started."""
@@ -120,13 +147,20 @@ async def supervise(
     the start, none is left and its exit code is ours.
     """
     signals = Signals(asyncio.get_running_loop())
-    node = [_Core(config_path, name, options) for name, options in cores]
+    all_rest = asyncio.Event()
+
+    def on_rest() -> None:
+        if all(core.rests for core in node):
+            all_rest.set()
+
+    node = [_Core(config_path, name, options, on_rest) for name, options in cores]
     service = _Service(node, signals)
     keepers: list[asyncio.Task[None]] = []
     tasks: list[asyncio.Future[Any]] = [asyncio.create_task(_pass_on_reloads(node, signals))]
     told = asyncio.create_task(signals.first.wait())
+    over = asyncio.create_task(all_rest.wait())
     started = asyncio.gather(*(core.start() for core in node))
-    tasks += (told, started)
+    tasks += (told, over, started)
     try:
         await asyncio.wait((told, started), return_when=asyncio.FIRST_COMPLETED)
         if not told.done():
@@ -135,7 +169,7 @@ async def supervise(
             on_ready(node[0].facts)
             keepers = [asyncio.create_task(core.keep()) for core in node]
             tasks += keepers
-            await asyncio.wait((told, *keepers), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((told, over, *keepers), return_when=asyncio.FIRST_COMPLETED)
         for keeper in keepers:
             if keeper.done():  # it never ends by itself: a fault of ours
                 keeper.result()
@@ -191,12 +225,12 @@ class _Service:
 
 
 async def _pass_on_reloads(node: list[_Core], signals: Signals) -> None:
-    """Each core reads the configuration for itself; SIGHUP means all of them."""
+    """Each core reads the configuration for itself; SIGHUP means all of them, also those at rest."""
     while True:
         await signals.reload.wait()
         signals.reload.clear()
         for core in node:
-            core.tell(signal.SIGHUP)
+            core.reload()
 
 
 def _first_failure(node: list[_Core]) -> int:

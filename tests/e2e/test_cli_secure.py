@@ -82,7 +82,7 @@ async def test_who_has_no_token_or_trusts_nobody_is_told(file: str, monkeypatch:
 async def test_under_mutual_tls_a_node_shows_its_own_certificate_to_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So a console shows all nodes. Certificates are for hosts that clients dial, also if asked on loopback."""
+    """Its certificate is for the host that clients dial, although it is asked on loopback."""
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
     issued = authority.issue_cert("127.0.0.2")

@@ -13,10 +13,12 @@ from pathlib import Path
 
 import pytest
 from e2e.poll import until
+from support.http import TOKEN, ask
 from support.raw_peer import PATIENCE_S, RawPeer
 
 from pulsering import PresenceClient, Status
 from pulsering.wire import ErrorCode, Op
+from pulsering_server.admin_tokens import VARIABLE
 from pulsering_server.local_cluster import LocalCluster, LocalNode
 
 HOST = "127.0.0.1"
@@ -34,11 +36,11 @@ def free_ports(count: int) -> int:
     raise AssertionError("no free ports")
 
 
-def write_config(directory: Path, port: int, cores: int = CORES) -> Path:
+def write_config(directory: Path, port: int, cores: int = CORES, admin: str = "off") -> Path:
     config = directory / "cluster.yaml"
     config.write_text(
         "version: 1\ncluster: demo\nepoch: 1\nttl: 2s\nlimits: {connections: 20}\n"
-        f"nodes: [{{name: a, address: '{HOST}:{port}', cores: {cores}}}]\n"
+        f"nodes: [{{name: a, address: '{HOST}:{port}', cores: {cores}, admin: {admin}}}]\n"
     )
     return config
 
@@ -144,6 +146,38 @@ async def test_a_core_that_dies_is_started_again_while_the_others_serve(tmp_path
         log = node.log()
         assert '"core": "a-1", "exit_code": -9' in log
         assert node.running
+
+
+async def test_a_core_that_is_drained_rests_until_the_node_is_told_and_with_the_last_the_node_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, TOKEN)
+    port = free_ports(2 * CORES)
+    admin = port + CORES
+    config = write_config(tmp_path, port, admin=str(admin))
+    async with LocalCluster(config_path=config) as cluster:
+        node = cluster.nodes["a"]
+
+        async def drain(core: int) -> None:
+            answer = await ask(HOST, admin + core, "/-/drain", "POST", token=TOKEN)
+            assert answer.status == 202
+
+        async def rests() -> bool:
+            return '"core": "a-1", "again": "SIGHUP to the node"' in node.log()
+
+        async def is_back() -> bool:
+            return await name_at(port + 1) == "a-1"
+
+        await drain(1)
+        await until(rests)
+        assert [await name_at(port + core) for core in range(CORES)] == ["a-0", None]
+        node.signal(signal.SIGHUP)
+        await until(is_back)
+        assert await name_at(port) == "a-0"
+        for core in range(CORES):
+            await drain(core)
+        assert await asyncio.wait_for(node.wait(), PATIENCE_S) == 0
+        assert "core.ended" not in node.log()
 
 
 class Pid:

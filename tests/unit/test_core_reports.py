@@ -73,7 +73,7 @@ async def test_what_a_core_says_is_known(core: Core) -> None:
 
 async def test_a_core_that_ended_is_not_ready_and_its_silence_is_no_hang(core: Core) -> None:
     await core.say(WARM)
-    core.report.forget()
+    core.report.forget("drained")
     assert not core.report.state.ready
     assert not core.report.overdue
 
