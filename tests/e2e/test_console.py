@@ -297,7 +297,7 @@ async def test_under_https_nodes_are_asked_and_links_lead_to_their_pages(
     async with LocalCluster(config_path=config) as cluster:
         await browser.open(page_of(cluster.nodes["a"], "https"))
         for name in "ab":
-            await browser.until("#seen", lambda text, name=name: text == f"epoch 1, seen from {name}")
+            await browser.until("#seen", f"epoch 1, seen from {name}".__eq__)
             await browser.until("#verdict-title", lambda text: text == "All is well: all 3 nodes are ready")
             link = await browser.run("return document.querySelector('[aria-label=\"Console of b\"]')?.href")
             if name == "a":
