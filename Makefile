@@ -50,7 +50,7 @@ bench: setup ## compare with Redis, Valkey, memcached, PostgreSQL and a dictiona
 	@mkdir -p $(FIGURES)
 	@$(BIN)/pulsering bench compare --json --report $(FIGURES)/report.html --table $(FIGURES)/table.md $(ARGS) \
 		> $(FIGURES)/results.json.new && mv $(FIGURES)/results.json.new $(FIGURES)/results.json
-	@$(BIN)/pulsering bench sweep --report $(FIGURES)/sweep.html
+	@$(BIN)/pulsering bench sweep --report $(FIGURES)/sweep.html --chart $(FIGURES)/sweep.svg
 	@$(BIN)/pulsering size --profile $(FIGURES)/results.json > $(FIGURES)/size.txt
 	@cat $(FIGURES)/table.md && echo "figures, report and sizing are in $(FIGURES)/"
 

@@ -6,9 +6,10 @@ is slower for everybody alike shows in the peers' figures too, so a loss counts 
 loss.
 """
 
-import statistics
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
+
+from pulsering_bench.quotients import median_of, per, shown
 
 __all__ = ["Change", "changes_of", "text_of_changes"]
 
@@ -22,9 +23,9 @@ class Change(NamedTuple):
     """One figure then and now: ``gain`` above 0 is better; ``verdict`` better, same, worse, no verdict."""
 
     name: str
-    before: float
-    now: float
-    gain: float
+    before: float | None
+    now: float | None
+    gain: float | None
     verdict: str
     why: str
 
@@ -39,13 +40,13 @@ def changes_of(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
     for section, figure in (("raw", "users_per_server_cpu_s"), ("client", "users_per_cpu_s_of_both")):
         for measure in before[section].keys() & now[section].keys():
             then, here = before[section][measure], now[section][measure]
-            gain = here[figure] / then[figure] - 1
-            allowed = LOSS_MAX + max(then["spread"], here["spread"]) / 2
+            gain = _gain(then[figure], here[figure])
+            allowed = LOSS_MAX + max(then["spread"] or 0.0, here["spread"] or 0.0) / 2
             doubt = _doubt(old, new, then, here, section)
             changes.append(
                 _change(f"{section} {measure}", then[figure], here[figure], gain, machine, allowed, doubt)
             )
-    gain = before["bytes_per_user"] / now["bytes_per_user"] - 1
+    gain = _gain(now["bytes_per_user"], before["bytes_per_user"])
     doubt = _doubt(old, new, {}, {}, "")
     sizes = before["bytes_per_user"], now["bytes_per_user"]
     changes.append(_change("bytes a user", *sizes, gain, 0.0, LOSS_MAX / 2, doubt))
@@ -55,16 +56,24 @@ def changes_of(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[Change]:
 def text_of_changes(changes: list[Change]) -> str:
     """A line each."""
     return "\n".join(
-        f"{change.verdict:10} {change.name}: {change.before:,.1f} -> {change.now:,.1f} ({change.gain:+.1%})"
-        + (f"; {change.why}" if change.why else "")
+        f"{change.verdict:10} {change.name}: {shown(change.before, ',.1f')} -> {shown(change.now, ',.1f')} "
+        f"({shown(change.gain, '+.1%')})" + (f"; {change.why}" if change.why else "")
         for change in changes
     )
 
 
 def _change(
-    name: str, before: float, now: float, gain: float, machine: float, allowed: float, doubt: str
+    name: str,
+    before: float | None,
+    now: float | None,
+    gain: float | None,
+    machine: float,
+    allowed: float,
+    doubt: str,
 ) -> Change:
-    if doubt:
+    if gain is None:
+        doubt = doubt or "one of the two runs has no such figure"
+    if doubt or gain is None:
         return Change(name, before, now, gain, "no verdict", doubt)
     beyond = gain - min(machine, 0.0)
     verdict = "worse" if beyond < -allowed else "better" if gain > allowed else "same"
@@ -84,6 +93,8 @@ def _doubt(
             return f"not the same work: {key} {old['work'][key]} and {new['work'][key]}"
     if section == "raw" and "generator" in (then["limit"], here["limit"]):
         return "the generator was the limit"
+    if then and (then.get("rounds_for_nobody") or here.get("rounds_for_nobody")):
+        return "a round served nobody"
     if then and (then["disturbed"] or here["disturbed"]):
         return "the machine was busy with other work"
     return ""
@@ -92,11 +103,17 @@ def _doubt(
 def _loss_of_peers(old: Mapping[str, Any], new: Mapping[str, Any]) -> float:
     """How the peers' rates changed, at the median; what changed for all of them is the machine."""
     gains = [
-        new["peers"][name]["raw"][measure]["users_per_server_cpu_s"]
-        / old["peers"][name]["raw"][measure]["users_per_server_cpu_s"]
-        - 1
+        _gain(
+            old["peers"][name]["raw"][measure]["users_per_server_cpu_s"],
+            new["peers"][name]["raw"][measure]["users_per_server_cpu_s"],
+        )
         for name in old["peers"].keys() & new["peers"].keys() - {OURS}
         for measure in ("refresh", "get_hits", "get_half")
         if {measure} <= old["peers"][name]["raw"].keys() & new["peers"][name]["raw"].keys()
     ]
-    return statistics.median(gains) if gains else 0.0
+    return median_of(gains) or 0.0
+
+
+def _gain(before: float | None, now: float | None) -> float | None:
+    ratio = per(now, before)
+    return None if ratio is None else ratio - 1

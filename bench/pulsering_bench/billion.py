@@ -23,6 +23,7 @@ from pulsering import limits
 from pulsering_bench.drive import Closed, Drive
 from pulsering_bench.machine import machine_facts
 from pulsering_bench.peers import Ids, PulseringNode, Request, Scale
+from pulsering_bench.quotients import per, shown
 from pulsering_bench.table import keys_of
 from pulsering_bench.usage import bytes_of, cores, pin
 
@@ -198,14 +199,14 @@ def _phase(run: Closed) -> dict[str, Any]:
     }
 
 
-def needs_of(users: int, phases: dict[str, Closed]) -> dict[str, float]:
-    """What ttl the load needs on this core, and what a ttl of 20 s would take."""
-    load, refresh = phases["load"], phases["refresh"]
+def needs_of(users: int, phases: dict[str, Closed]) -> dict[str, float | None]:
+    """What ttl the load needs on this core, and what a ttl of 20 s would take; None without a rate."""
+    refresh = phases["refresh"].per_server_s
     return {
-        "load_s": load.wall_s,
-        "ttl_s_at_least": 2 * users / refresh.per_server_s,
+        "load_s": phases["load"].wall_s,
+        "ttl_s_at_least": per(users, refresh, 2),
         "users_per_s_for_20_s": users / INTERVAL_S,
-        "cores_for_20_s": users / INTERVAL_S / refresh.per_server_s,
+        "cores_for_20_s": per(users / INTERVAL_S, refresh),
     }
 
 
@@ -234,10 +235,10 @@ def text_of(results: dict[str, Any]) -> str:
     users, needs, counted = results["plan"]["users"], results["needs"], results["counted"]
     lines = [f"{users:,} users, {results['bytes_per_user']:.2f} bytes each"]
     for name, phase in results["phases"].items():
-        rate = phase["users_per_server_cpu_s"]
+        rate, by_clock = phase["users_per_server_cpu_s"], per(phase["users"], phase["wall_s"])
         lines.append(
-            f"{name:10} {phase['users']:>15,} users  {rate / 1e6:7.2f} M/s of the node's CPU  "
-            f"{phase['users'] / phase['wall_s'] / 1e6:7.2f} M/s by the clock  limit: {phase['limit']}"
+            f"{name:10} {phase['users']:>15,} users  {shown(rate, '7.2f', 1e-6)} M/s of the node's CPU  "
+            f"{shown(by_clock, '7.2f', 1e-6)} M/s by the clock  limit: {phase['limit']}"
         )
     lines += [
         f"count      {counted['loaded']:,} after the load, {counted['left']:,} after the wave "
@@ -246,9 +247,9 @@ def text_of(results: dict[str, Any]) -> str:
         f"wrong      {results['wrong_answers']:,}",
         "",
         f"This run had a ttl of {results['plan']['ttl_s']:,} s. A core that hears every user twice a "
-        f"ttl needs one of {needs['ttl_s_at_least']:,.1f} s at least.",
+        f"ttl needs one of {shown(needs['ttl_s_at_least'], ',.1f')} s at least.",
         f"A ttl of {SHORT_TTL_S} s with a heartbeat each {INTERVAL_S} s would take "
-        f"{needs['users_per_s_for_20_s'] / 1e6:,.1f} M users/s: {needs['cores_for_20_s']:.2f} such cores, "
-        "all of them busy.",
+        f"{needs['users_per_s_for_20_s'] / 1e6:,.1f} M users/s: "
+        f"{shown(needs['cores_for_20_s'], '.2f')} such cores, all of them busy.",
     ]
     return "\n".join(lines)

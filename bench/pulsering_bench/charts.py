@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Final, NamedTuple
 
+from pulsering_bench.quotients import NOTHING
+
 __all__ = ["Bar", "Curve", "bars", "curves", "figure_of"]
 
 WIDTH: Final = 720
@@ -19,10 +21,10 @@ _ROW: Final = 26
 
 
 class Bar(NamedTuple):
-    """One bar; ``kind`` is a CSS class: ours, peer, packed."""
+    """One bar, of no length without a value; ``kind`` is a CSS class: ours, peer, packed."""
 
     label: str
-    value: float
+    value: float | None
     kind: str = "peer"
     note: str = ""
 
@@ -35,10 +37,12 @@ class Curve(NamedTuple):
     kind: str = "ours"
 
 
-def figure_of(value: float) -> str:
-    """A number as people read it: three digits that count."""
-    if value == 0 or not math.isfinite(value):
-        return "0" if value == 0 else "-"
+def figure_of(value: float | None) -> str:
+    """A number as people read it: three digits that count; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    if value == 0:
+        return "0"
     for unit, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(value) >= factor:
             return f"{_three(value / factor)} {unit}"
@@ -53,7 +57,7 @@ def _three(value: float) -> str:
 def bars(title: str, rows: Sequence[Bar], *, logarithmic: bool = False) -> str:
     """A chart of horizontal bars, in the order given."""
     room = WIDTH - _LABEL - _VALUE
-    lengths = _lengths([row.value for row in rows], room, logarithmic=logarithmic)
+    lengths = _lengths([row.value or 0.0 for row in rows], room, logarithmic=logarithmic)
     height = _ROW * len(rows) + 8
     parts = [
         f'<figure><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {WIDTH} {height}" '
@@ -85,7 +89,9 @@ def _lengths(values: Sequence[float], room: float, *, logarithmic: bool) -> list
 def curves(title: str, x_label: str, y_label: str, lines: Sequence[Curve], limit: float | None = None) -> str:
     """Curves over a linear x and a logarithmic y; ``limit`` is a horizontal line."""
     left, right, top, bottom, height = 64, WIDTH - 16, 12, 288, 330
-    points = [point for line in lines for point in line.points if point[1] > 0]
+    lines = [line._replace(points=[point for point in line.points if point[1] > 0]) for line in lines]
+    lines = [line for line in lines if line.points]
+    points = [point for line in lines for point in line.points]
     if not points:
         return ""
     x_max = max(x for x, _ in points) * 1.02
@@ -120,7 +126,7 @@ def curves(title: str, x_label: str, y_label: str, lines: Sequence[Curve], limit
         y = y_of(limit)
         parts.append(f'<line class="limit" x1="{left}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}"/>')
     for line in lines:
-        path = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in line.points if y > 0)
+        path = " ".join(f"{x_of(x):.1f},{y_of(y):.1f}" for x, y in line.points)
         x, y = line.points[-1]
         parts.append(
             f'<polyline class="{escape(line.kind)}" points="{path}"/>'

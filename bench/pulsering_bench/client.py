@@ -31,6 +31,7 @@ from rich.table import Table
 from pulsering import PresenceClient, limits, messages
 from pulsering.topology import Node, Topology
 from pulsering.wire import VERSION, Frame, FrameReader, Op, encode_frame
+from pulsering_bench.quotients import per, shown
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -52,7 +53,7 @@ class Figure:
     name: str
     users_per_cpu_s: float
     users_per_wall_s: float
-    cpu_us_per_call: float
+    cpu_us_per_call: float | None
     calls: int
 
 
@@ -246,7 +247,7 @@ async def measure(url: str, name: str, seconds: float) -> Figure:
         began, cpu = perf_counter(), process_time()
         await run(seconds)
         took, busy = perf_counter() - began, process_time() - cpu
-    return Figure(name, calls * size / busy, calls * size / took, busy / calls * 1e6, calls)
+    return Figure(name, calls * size / busy, calls * size / took, per(busy, calls, 1e6), calls)
 
 
 def _pin(core: int | None) -> None:
@@ -273,7 +274,7 @@ def report(figures: list[Figure]) -> Table:
             figure.name,
             f"{figure.users_per_cpu_s / 1e6:.3f}",
             f"{figure.users_per_wall_s / 1e6:.3f}",
-            f"{figure.cpu_us_per_call:.2f}",
+            shown(figure.cpu_us_per_call, ".2f"),
         )
     return table
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from pulsering_bench.drive import CONNECTIONS, WINDOW, Arrival, Closed, Drive, Open
+from pulsering_bench.drive import CONNECTIONS, WINDOW, Arrival, Closed, Drive, Open, percentiles_ms
 from pulsering_bench.expiry import run_wave
 from pulsering_bench.figures import measure_of, ratios_of
 from pulsering_bench.machine import machine_facts
@@ -36,6 +36,7 @@ from pulsering_bench.peers import (
     TtlDictionary,
     Valkey,
 )
+from pulsering_bench.quotients import median_of, per
 from pulsering_bench.table import keys_of
 from pulsering_bench.usage import Watch, bytes_of, cores, pin
 
@@ -166,8 +167,13 @@ class _Comparison:
         empty = bytes_of(peer.pids())
         with Drive(peer) as drive:
             self._note(peer, "raw", "load", self._load(peer, drive))
-            grown = bytes_of(peer.pids()) - empty  # while those are connected that touched shared memory
-        self.facts[peer.name] |= {"bytes_empty": empty, "bytes_per_user": grown / self.work.users}
+            loaded = bytes_of(peer.pids())  # while those are connected that touched shared memory
+        self.facts[peer.name] |= {
+            "bytes_empty": empty,
+            "bytes_loaded": loaded,
+            "bytes_per_user": (loaded - empty) / self.work.users,
+            "bytes_per_user_of_all": loaded / self.work.users,
+        }
 
     def _load(self, peer: Peer, drive: Drive) -> Closed:
         batch = self.work.batch
@@ -314,18 +320,15 @@ def latency_of(runs: Sequence[Open]) -> dict[str, Any]:
     """Several open loops: percentiles of all their samples, medians of the rest."""
     found: dict[str, Any] = {}
     for kind in runs[0].latencies_s:
-        samples = np.concatenate([run.latencies_s[kind] for run in runs]) * 1000
-        p50, p99, p999 = np.percentile(samples, [50, 99, 99.9])
-        found[kind] = {"p50_ms": float(p50), "p99_ms": float(p99), "p999_ms": float(p999)} | {
-            "max_ms": float(samples.max()),
-            "samples": len(samples),
-        }
+        samples = np.concatenate([run.latencies_s[kind] for run in runs])
+        names = ("p50_ms", "p99_ms", "p999_ms", "max_ms")
+        figures = percentiles_ms(samples, 50, 99, 99.9, 100)
+        found[kind] = dict(zip(names, figures, strict=True)) | {"samples": len(samples)}
     return found | {
         "generator_lag_p99_ms": statistics.median(run.lag_ms for run in runs),
         "generator_busy": statistics.median(run.generator.busy for run in runs),
         "server_busy": statistics.median(run.server.busy for run in runs),
-        "server_cpu_s_per_million": 1e6
-        * statistics.median(run.server.cpu_s / max(1, run.users) for run in runs),
+        "server_cpu_s_per_million": median_of(per(run.server.cpu_s, run.users, 1e6) for run in runs),
         "unanswered": sum(run.unanswered for run in runs),
         "refused": sum(run.refused for run in runs),
         "wrong_answers": sum(run.wrong for run in runs),

@@ -4,10 +4,14 @@ One thread, a few connections, epoll. *Closed loop*: each connection has a fixed
 and sends the next when one is answered; it says how much a server can do, and its latencies say nothing.
 *Open loop*: requests are due at times fixed beforehand, and latency counts from then, so a server that
 stands still for a second is charged with everything that should have been asked in that second. The
-generator watches itself: how much of the time it had work, and how late it sent what was due. Invariant:
-no reply is counted unread, and no figure comes without both sides' shares.
+generator watches itself: how much of the time it had work, and how late it sent what was due. To be on time
+it looks for what is due again and again, which is waiting and not work; and its garbage collector rests
+meanwhile, as a pause of ours would be booked on the server. Invariant: no reply is counted unread, and no
+figure comes without both sides' shares.
 """
 
+import contextlib
+import gc
 import select
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,9 +25,20 @@ from typing import Any, Final, NamedTuple, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from pulsering_bench.quotients import per
 from pulsering_bench.usage import BUSY_SHARE, Share, Watch
 
-__all__ = ["CONNECTIONS", "WINDOW", "Arrival", "Closed", "Drive", "Open", "Speaker", "limit_of"]
+__all__ = [
+    "CONNECTIONS",
+    "WINDOW",
+    "Arrival",
+    "Closed",
+    "Drive",
+    "Open",
+    "Speaker",
+    "limit_of",
+    "percentiles_ms",
+]
 
 CONNECTIONS: Final = 4
 WINDOW: Final = 8
@@ -85,14 +100,17 @@ class Closed:
         return self.server.busy >= BUSY_SHARE and self.server.cpu_s < DISTURBED_SHARE * self.wall_s
 
     @property
-    def per_server_s(self) -> float:
-        """Users a second of the server's own CPU."""
-        return self.users / self.server.cpu_s
+    def per_server_s(self) -> float | None:
+        """Users a second of the server's own CPU; None if nobody was served."""
+        return per(self.users, self.server.cpu_s) if self.users else None
 
 
 @dataclass(frozen=True)
 class Open:
-    """One open loop: seconds from due to answered by kind of request, and how late the generator was."""
+    """One open loop: seconds from due to answered by kind of request, and how late the generator was.
+
+    The generator is busy while it sends and reads, not while it waits for the next to be due.
+    """
 
     latencies_s: dict[str, NDArray[np.float64]]
     lag_s: NDArray[np.float64]
@@ -104,9 +122,14 @@ class Open:
     server: Share
     generator: Share
 
-    def percentile_ms(self, kind: str, percent: float) -> float:
-        """Milliseconds within which so many percent of this kind were answered."""
-        return float(np.percentile(self.latencies_s[kind], percent)) * 1000
+    def percentile_ms(self, kind: str, percent: float) -> float | None:
+        """Milliseconds within which so many percent of this kind were answered; None if all were refused."""
+        return percentiles_ms(self.latencies_s[kind], percent)[0]
+
+    @property
+    def server_starved(self) -> float:
+        """The share of the time in which the server had work, but others its core."""
+        return self.server.busy - self.server.cpu_s / self.wall_s
 
     @property
     def lag_ms(self) -> float:
@@ -120,6 +143,13 @@ class Arrival(NamedTuple):
     due_s: float
     kind: str
     request: Any
+
+
+def percentiles_ms(seconds: NDArray[np.float64], *percents: float) -> list[float | None]:
+    """Percentiles of these latencies in milliseconds, each None where there are no latencies."""
+    if not len(seconds):
+        return [None] * len(percents)
+    return [float(value) * 1000 for value in np.percentile(seconds, percents)]
 
 
 def limit_of(server: Share, generator: Share) -> str:
@@ -200,6 +230,12 @@ class Drive:
         self, source: Callable[[], Iterator[Any]], window: int, on_refused: Callable[[Any], None]
     ) -> Closed:
         """``source`` is asked for a new iterator each time, as one that once ended stays at its end."""
+        with _no_pauses():
+            return self._closed_loop(source, window, on_refused)
+
+    def _closed_loop(
+        self, source: Callable[[], Iterator[Any]], window: int, on_refused: Callable[[Any], None]
+    ) -> Closed:
         users = wrong = calls = refused = 0
         lines = list(self._lines.values())
         watch = Watch(self._speaker.pids())
@@ -232,15 +268,21 @@ class Drive:
 
     def run_open(self, arrivals: Sequence[Arrival], patience_s: float = 10.0) -> Open:
         """Open loop: each request when it is due, on the lines in turn, whatever is unanswered."""
+        with _no_pauses():
+            return self._open_loop(arrivals, patience_s)
+
+    def _open_loop(self, arrivals: Sequence[Arrival], patience_s: float) -> Open:
         latencies: dict[str, list[float]] = {arrival.kind: [] for arrival in arrivals}
         lag = np.zeros(len(arrivals))
         users = wrong = refused = sent = 0
+        waited_s = 0.0
         lines = list(self._lines.values())
         watch = Watch(self._speaker.pids())
         began = perf_counter()
         last = began + (arrivals[-1].due_s if arrivals else 0.0)
         while True:
-            now = perf_counter()
+            turn = now = perf_counter()
+            was_sent = sent
             while sent < len(arrivals) and (due := began + arrivals[sent].due_s) <= now:
                 arrival = arrivals[sent]
                 lag[sent] = now - due
@@ -250,7 +292,11 @@ class Drive:
             if sent == len(arrivals) and (now > last + patience_s or not any(line.pending for line in lines)):
                 break
             ahead = began + arrivals[sent].due_s - now if sent < len(arrivals) else 0.05
-            for number, event in self._poll(ahead - SPIN_S if ahead > SPIN_S else 0.0):
+            asked = perf_counter()
+            events = self._poll(ahead - SPIN_S if ahead > SPIN_S else 0.0)
+            idle = not events and sent == was_sent
+            waited_s += perf_counter() - (turn if idle else asked)
+            for number, event in events:
                 line = self._lines[number]
                 if event & select.EPOLLOUT:
                     self._flush(line)
@@ -262,7 +308,8 @@ class Drive:
                         latencies[kind].append(perf_counter() - due)
                         users += request.users
                         wrong += int(answer.wrong)
-        wall, server, generator = watch.stop()
+        wall, server, used = watch.stop()
+        generator = Share(used.cpu_s, max(0.0, 1 - waited_s / wall))
         ended = perf_counter()
         unanswered = 0
         for line in lines:
@@ -325,6 +372,18 @@ class Drive:
             at = checked.end
         line.unread = data[at:]
         return answered
+
+
+@contextlib.contextmanager
+def _no_pauses() -> Iterator[None]:
+    """No garbage is looked for; what these loops drop has no cycles."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _forget(_request: Any) -> None:

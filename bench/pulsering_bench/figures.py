@@ -4,8 +4,9 @@ A measure is run several times; what counts is the median, and the spread stands
 second of the server's *own CPU*: on a machine where the generator or somebody else has a share in every
 second, that is the figure which says what a core of server is worth. The rate by the clock stands beside it.
 One caller of a Python client waits for the server and the server for it, so there the CPU of both counts.
-Invariant: a verdict is given only when the generator was not the limit, the machine did nothing else, and no
-answer was wrong.
+A round that served nobody has no rate: it is counted, and the medians are of the others. Invariant: a verdict
+is given only when the generator was not the limit, the machine did nothing else, every round served somebody,
+and no answer was wrong.
 """
 
 import statistics
@@ -13,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from pulsering_bench.drive import Closed
+from pulsering_bench.quotients import median_of, per
 
 __all__ = ["WANTED", "measure_of", "ratios_of", "verdict_of"]
 
@@ -21,7 +23,10 @@ OURS: Final = "pulsering"
 WANTED: Final[dict[str, tuple[float, str]]] = {
     "ratio_refresh_best_peer": (15.0, "refreshes a server core, against the best peer with a key a user"),
     "ratio_get_best_peer": (8.0, "gets a server core, against the best peer with a key a user"),
-    "ratio_bytes_best_peer": (9.0, "users in a byte of memory, against the best peer with a key a user"),
+    "ratio_bytes_best_peer": (
+        9.0,
+        "users in a byte that the store grew by, against the best peer with a key a user",
+    ),
     "ratio_client_refresh_best_peer": (50.0, "refreshes through the Python client, by CPU of both sides"),
     "ratio_client_get_best_peer": (50.0, "gets through the Python client, by CPU of both sides"),
 }
@@ -29,24 +34,30 @@ WANTED: Final[dict[str, tuple[float, str]]] = {
 
 
 def measure_of(runs: Sequence[Closed]) -> dict[str, Any]:
-    """Several runs of one closed loop: medians, spread, and which side was the limit in most of them."""
+    """Several runs of one closed loop: medians, spread, and which side was the limit in most of them.
+
+    Rates and costs are None if no run served anybody; ``rounds_for_nobody`` says how many did not.
+    """
     rates = [run.per_server_s for run in runs]
     limits = [run.limit for run in runs]
-    median = statistics.median(rates)
+    serving = [run for run in runs if run.users]
+    served = [rate for rate in rates if rate is not None]
+    median = median_of(rates)
     return {
         "users_per_server_cpu_s": median,
-        "users_per_s": statistics.median(run.users / run.wall_s for run in runs),
-        "users_per_caller_cpu_s": statistics.median(run.users / run.generator.cpu_s for run in runs),
-        "users_per_cpu_s_of_both": statistics.median(
-            run.users / (run.server.cpu_s + run.generator.cpu_s) for run in runs
+        "users_per_s": median_of(per(run.users, run.wall_s) for run in serving),
+        "users_per_caller_cpu_s": median_of(per(run.users, run.generator.cpu_s) for run in serving),
+        "users_per_cpu_s_of_both": median_of(
+            per(run.users, run.server.cpu_s + run.generator.cpu_s) for run in serving
         ),
-        "server_cpu_s_per_million": 1e6 / median,
-        "caller_cpu_s_per_million": statistics.median(1e6 * run.generator.cpu_s / run.users for run in runs),
+        "server_cpu_s_per_million": per(1e6, median),
+        "caller_cpu_s_per_million": median_of(per(run.generator.cpu_s, run.users, 1e6) for run in serving),
         "server_busy": statistics.median(run.server.busy for run in runs),
         "generator_busy": statistics.median(run.generator.busy for run in runs),
-        "spread": (max(rates) - min(rates)) / median,
+        "spread": per(max(served) - min(served), median) if served else None,
         "limit": statistics.mode(limits),
         "disturbed": sum(run.disturbed for run in runs) > len(runs) / 2,
+        "rounds_for_nobody": len(runs) - len(serving),
         "limits": limits,
         "runs_users_per_server_cpu_s": rates,
         "calls": sum(run.calls for run in runs),
@@ -57,13 +68,18 @@ def measure_of(runs: Sequence[Closed]) -> dict[str, Any]:
 
 
 def ratios_of(peers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The ratios and verdicts of a comparison; those without a peer or without us are None."""
+    """The ratios and verdicts of a comparison; those without a peer or without us are None.
+
+    Memory is compared in two ways. ``ratio_bytes_best_peer`` takes what each store grew by from empty to
+    loaded, which is what one more user costs; ``ratio_bytes_of_all_best_peer`` takes all that its processes
+    then hold, interpreter and buffers included, which depends on how many users share that.
+    """
     raw = "raw", "users_per_server_cpu_s"
     client = "client", "users_per_cpu_s_of_both"
     found = {
         "ratio_refresh_best_peer": _rate(peers, raw, ("refresh",)),
         "ratio_get_best_peer": _rate(peers, raw, ("get_hits", "get_half")),
-        "ratio_bytes_best_peer": _bytes(peers),
+        "ratio_bytes_best_peer": _bytes(peers, "bytes_per_user"),
         "ratio_client_refresh_best_peer": _rate(peers, client, ("refresh",)),
         "ratio_client_get_best_peer": _rate(peers, client, ("get_half",)),
     }
@@ -75,7 +91,12 @@ def ratios_of(peers: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             {"name": name, "claim": claim, "ratio": ratio, "wanted": wanted, "best_peer": best}
             | {"verdict": verdict, "why": why}
         )
-    return {name: ratio for name, (ratio, _, _) in found.items()} | {"verdicts": verdicts}
+    whole, _, _ = _bytes(peers, "bytes_per_user_of_all")
+    return (
+        {name: ratio for name, (ratio, _, _) in found.items()}
+        | {"ratio_bytes_of_all_best_peer": whole}
+        | {"verdicts": verdicts}
+    )
 
 
 def verdict_of(ratio: float | None, wanted: float, doubts: Sequence[str]) -> tuple[str, str]:
@@ -101,14 +122,19 @@ def _rate(peers: Mapping[str, Mapping[str, Any]], what: tuple[str, str], measure
     section, figure = what
     worst: Found = None, None, []
     for measure in measures:
-        rivals = [name for name in _rivals(peers) if measure in peers[name].get(section, {})]
+        rates = {
+            name: found[section][measure][figure]
+            for name, found in peers.items()
+            if found.get(section, {}).get(measure, {}).get(figure)
+        }
+        rivals = [name for name in _rivals(peers) if name in rates]
         if section == "client":
             rivals = [name for name in rivals if peers[name]["has_library"]]
-        if not rivals or measure not in peers.get(OURS, {}).get(section, {}):
+        if not rivals:
             continue
-        best = max(rivals, key=lambda name, m=measure: peers[name][section][m][figure])  # type: ignore[misc]
-        ratio = peers[OURS][section][measure][figure] / peers[best][section][measure][figure]
-        if worst[0] is None or ratio < worst[0]:
+        best = max(rivals, key=rates.__getitem__)
+        ratio = per(rates.get(OURS), rates[best])
+        if ratio is not None and (worst[0] is None or ratio < worst[0]):
             worst = ratio, best, _doubts(peers, (OURS, best), section, measure)
     return worst
 
@@ -120,6 +146,8 @@ def _doubts(
     for name in names:
         found = peers[name][section][measure]
         title = peers[name]["title"]
+        if silent := found["rounds_for_nobody"]:
+            doubts.append(f"{title} served nobody in {silent} of {len(found['limits'])} rounds ({measure})")
         if found["wrong_answers"]:
             doubts.append(f"{title} gave {found['wrong_answers']} wrong answers ({measure})")
         if section == "raw" and found["limit"] == "generator":
@@ -129,9 +157,10 @@ def _doubts(
     return doubts
 
 
-def _bytes(peers: Mapping[str, Mapping[str, Any]]) -> Found:
-    rivals = _rivals(peers)
-    if not rivals or OURS not in peers:
+def _bytes(peers: Mapping[str, Mapping[str, Any]], figure: str) -> Found:
+    sizes = {name: peer[figure] for name, peer in peers.items() if peer.get(figure)}
+    rivals = [name for name in _rivals(peers) if name in sizes]
+    if not rivals:
         return None, None, []
-    best = min(rivals, key=lambda name: peers[name]["bytes_per_user"])
-    return peers[best]["bytes_per_user"] / peers[OURS]["bytes_per_user"], best, []
+    best = min(rivals, key=sizes.__getitem__)
+    return per(sizes[best], sizes.get(OURS)), best, []

@@ -27,6 +27,7 @@ from rich.table import Table
 
 from pulsering import PresenceClient
 from pulsering_bench.node_loads import PAGE, Load, Loads, RawPeer, Starving
+from pulsering_bench.quotients import per, shown
 from pulsering_server.local_cluster import LocalCluster
 
 __all__ = ["Idle", "NodeFigures", "Pages", "measure", "run"]
@@ -79,20 +80,23 @@ class Idle:
 
 @dataclass(frozen=True)
 class NodeFigures:
-    """One run; ``*_per_s`` are users a second of the server's CPU, ``*_s_per_million`` CPU seconds."""
+    """One run; ``*_per_s`` are users a second of the server's CPU, ``*_s_per_million`` CPU seconds.
+
+    Both are None where nobody was served.
+    """
 
     users: int
     batch: int
-    heartbeats_per_s: float
-    heartbeats_per_s_batch_100: float
-    raw_heartbeats_per_s_batch_100: float
-    raw_frames_of_one_per_s: float
+    heartbeats_per_s: float | None
+    heartbeats_per_s_batch_100: float | None
+    raw_heartbeats_per_s_batch_100: float | None
+    raw_frames_of_one_per_s: float | None
     """Prebuilt frames, so that the server has all it can do."""
-    gets_per_s: float
+    gets_per_s: float | None
     calls_of_one_per_s: float
     """By the clock: what a client does in a second that awaits each heartbeat by itself."""
-    server_cpu_s_per_million: float
-    client_cpu_s_per_million: float
+    server_cpu_s_per_million: float | None
+    client_cpu_s_per_million: float | None
     p50_ms: float
     p99_ms: float
     p999_ms: float
@@ -125,7 +129,7 @@ async def measure(
                 await loads.fill()
                 pages, beside = await _open_loops(loads, node.address, closed[-1], seconds, idle, tell)
     beats, small, small_raw, ones_raw, gets, singles, _ = closed
-    whole_users = beats.users + gets.users
+    served = beats.users + gets.users
     return NodeFigures(
         users=users,
         batch=batch,
@@ -135,8 +139,8 @@ async def measure(
         raw_frames_of_one_per_s=ones_raw.per_server_s,
         gets_per_s=gets.per_server_s,
         calls_of_one_per_s=singles.calls / singles.wall_s,
-        server_cpu_s_per_million=(beats.server_s + gets.server_s) / whole_users * 1e6,
-        client_cpu_s_per_million=(beats.client_s + gets.client_s) / whole_users * 1e6,
+        server_cpu_s_per_million=per(beats.server_s + gets.server_s, served, 1e6),
+        client_cpu_s_per_million=per(beats.client_s + gets.client_s, served, 1e6),
         p50_ms=pages[-1].p50_ms,
         p99_ms=pages[-1].p99_ms,
         p999_ms=pages[-1].p999_ms,
@@ -173,7 +177,7 @@ async def _closed_loops(
 async def _open_loops(
     loads: Loads, address: str, possible: Load, seconds: float, idle: int, tell: Callable[[str], None]
 ) -> tuple[tuple[Pages, Pages, Pages], Idle]:
-    rate = possible.calls / possible.wall_s / 2
+    rate = max(1, possible.calls) / possible.wall_s / 2
     tell(f"pages of {PAGE}, {rate:,.0f} a second")
     alone = await _pages("pages", loads, rate, seconds)
     before = _resident(loads.server_pid)
@@ -247,7 +251,7 @@ def report(figures: NodeFigures) -> list[Table]:
     for load in figures.loads:
         loads.add_row(
             load.name,
-            f"{load.per_server_s / 1e6:.3f}",
+            shown(load.per_server_s, ".3f", 1e-6),
             f"{load.users / load.wall_s / 1e6:.3f}",
             f"{load.server_share:.0%}",
             f"{load.client_share:.0%}",
@@ -270,8 +274,8 @@ def lines_of(figures: NodeFigures) -> list[str]:
     idle = figures.idle
     return [
         "M/CPU s: millions of users a CPU second of the server; starved: had work, but others its core",
-        f"server CPU s a million users  {figures.server_cpu_s_per_million:.4f}",
-        f"client CPU s a million users  {figures.client_cpu_s_per_million:.4f}",
+        f"server CPU s a million users  {shown(figures.server_cpu_s_per_million, '.4f')}",
+        f"client CPU s a million users  {shown(figures.client_cpu_s_per_million, '.4f')}",
         f"idle connections              {idle.connections:,} at {idle.bytes_each / 1024:.2f} KiB each,"
         f" p99 of a page x {idle.p99_ratio:.2f}",
         f"bottleneck                    {figures.bottleneck}; {figures.basis}",

@@ -77,8 +77,13 @@ class Load:
         return "others" if self.starved_s > (1 - BUSY_SHARE) * self.wall_s else "neither"
 
     @property
-    def per_server_s(self) -> float:
-        """Users a second of the server's CPU: by the clock where the server worked all the time."""
+    def per_server_s(self) -> float | None:
+        """Users a second of the server's CPU: by the clock where the server worked all the time.
+
+        None if nobody was served.
+        """
+        if not self.users:
+            return None
         if self.server_share > BUSY_SHARE:
             return self.users / self.wall_s
         return self.users / max(self.server_s, 1 / _TICKS_PER_S)

@@ -3,11 +3,12 @@
 Invariant: every value that goes into a page is escaped here or in ``charts``.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import Final
 
-__all__ = ["document", "note", "section", "table"]
+__all__ = ["document", "note", "picture", "section", "table"]
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --ink: #1d2330; --soft: #5b6474; --paper: #fdfdfc; --line: #d9dde3;
@@ -44,6 +45,17 @@ def document(title: str, parts: Iterable[str]) -> str:
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><h1>{escape(title)}</h1>"
         + "\n".join(parts)
         + "</body></html>\n"
+    )
+
+
+def picture(title: str, figure: str) -> str:
+    """A chart of ``charts`` as an SVG file of its own, with the page's colours."""
+    drawn = re.search(r"<svg (.*)</svg>", figure, re.DOTALL)
+    inner = drawn[1] if drawn else 'viewBox="0 0 1 1">'
+    head, _, body = inner.partition(">")
+    style = f'<style>{_STYLE}</style><rect width="100%" height="100%" style="fill: var(--paper)"/>'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" {head}><title>{escape(title)}</title>{style}{body}</svg>\n'
     )
 
 

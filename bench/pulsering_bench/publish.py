@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pulsering_bench import report, sizing
+from pulsering_bench.quotients import shown
 
 __all__ = ["BLOCKS", "main", "published"]
 
@@ -29,7 +30,7 @@ def _compare(results: Results, _path: Path) -> str:
 def _verdicts(results: Results, _path: Path) -> str:
     lines = ["| | ratio | expected | best peer | |", "|---|---:|---:|---|---|"]
     for verdict in results["verdicts"]:
-        ratio = "-" if verdict["ratio"] is None else f"{verdict['ratio']:.1f}"
+        ratio = shown(verdict["ratio"])
         best = results["peers"].get(verdict["best_peer"], {}).get("title", "-")
         lines.append(
             f"| {verdict['claim']} | {ratio} | {verdict['wanted']:g} | {best} | {verdict['verdict']} |"

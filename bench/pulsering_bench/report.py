@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from pulsering_bench.charts import Bar, bars, figure_of
 from pulsering_bench.page import document, note, section, table
+from pulsering_bench.quotients import shown
 
 __all__ = ["html_of", "markdown_of", "text_of"]
 
@@ -25,9 +26,11 @@ _CLIENT: Final = {
     "refresh": "Refreshes through the Python client, one caller: users a second of the CPU of both sides",
     "get_half": "Batch gets through the Python client, one caller: users a second of the CPU of both sides",
 }
-DOUBT: Final = "the generator was the limit or late, or other work had the core: no verdict"
-GENERATOR: Final = "†"
-"""Marks a figure without a verdict: the generator was the limit, or late, or others had the core."""
+DOUBT: Final = (
+    "the generator was the limit or late, other work had the core, or a round served nobody: no verdict"
+)
+DOUBTFUL: Final = "†"
+"""Marks a figure without a verdict."""
 
 
 def html_of(results: Results) -> str:
@@ -56,8 +59,8 @@ def text_of(results: Results) -> str:
         cells = [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
         lines.append("  ".join(cells).rstrip())
     lines += ["", "Rates are users a second of the server's own CPU."]
-    if any(GENERATOR in cell for row in rows for cell in row):
-        lines.append(f"{GENERATOR} {DOUBT}.")
+    if any(DOUBTFUL in cell for row in rows for cell in row):
+        lines.append(f"{DOUBTFUL} {DOUBT}.")
     for name, absent in results["skipped"].items():
         lines.append(f"skipped: {name}: {absent['missing']} is not installed: {absent['install']}")
     lines.append("")
@@ -76,8 +79,8 @@ def markdown_of(results: Results) -> str:
         lines.append(
             "| " + " | ".join((row[0], row[1], row[2], row[4], f"{row[6]} ms", row[7], row[9])) + " |"
         )
-    if any(GENERATOR in line for line in lines):
-        lines += ["", f"{GENERATOR} {DOUBT}."]
+    if any(DOUBTFUL in line for line in lines):
+        lines += ["", f"{DOUBTFUL} {DOUBT}."]
     return "\n".join(lines) + "\n"
 
 
@@ -94,16 +97,16 @@ def _facts(results: Results) -> str:
 def _row(peer: Mapping[str, Any]) -> tuple[str, ...]:
     expiry, latency = peer["expiry"], peer["latency"]["get"]
     lag = expiry["count_lag_s"]
-    shown = f"{lag:.2f}" if lag is not None else f">{expiry['watched_s']:.0f}" if expiry["counts"] else "-"
-    doubtful = GENERATOR if _is_late(peer) else ""
+    never = f">{expiry['watched_s']:.0f}" if expiry["counts"] else "-"
+    doubtful = DOUBTFUL if _is_late(peer) else ""
     return (
         str(peer["title"]),
         *(_rate(peer["raw"][measure]) for measure in ("refresh", "get_hits", "get_half")),
         f"{peer['bytes_per_user']:.1f}",
-        f"{latency['p50_ms']:.2f}{doubtful}",
-        f"{latency['p99_ms']:.2f}{doubtful}",
+        f"{shown(latency['p50_ms'], '.2f')}{doubtful}",
+        f"{shown(latency['p99_ms'], '.2f')}{doubtful}",
         _expiry_in_a_word(expiry),
-        shown,
+        never if lag is None else f"{lag:.2f}",
         str(peer["wrong_answers"]),
     )
 
@@ -120,13 +123,14 @@ def _rate(measure: Mapping[str, Any]) -> str:
 
 
 def _doubt(measure: Mapping[str, Any]) -> str:
-    return GENERATOR if measure["limit"] == "generator" or measure["disturbed"] else ""
+    doubtful = measure["limit"] == "generator" or measure["disturbed"] or measure["rounds_for_nobody"]
+    return DOUBTFUL if doubtful else ""
 
 
 def _is_late(peer: Mapping[str, Any]) -> bool:
     """Whether the generator's own lateness is a good part of the latency it saw."""
     latency = peer["latency"]
-    return bool(latency["generator_lag_p99_ms"] > 0.25 * latency["get"]["p99_ms"])
+    return bool(latency["generator_lag_p99_ms"] > 0.25 * (latency["get"]["p99_ms"] or 0.0))
 
 
 def _parts(results: Results) -> Iterator[str]:
@@ -139,7 +143,7 @@ def _parts(results: Results) -> Iterator[str]:
             [
                 (
                     v["claim"],
-                    "-" if v["ratio"] is None else f"{v['ratio']:.1f}",
+                    shown(v["ratio"]),
                     f"{v['wanted']:g}",
                     peers.get(v["best_peer"], {}).get("title", "-"),
                     f"{v['verdict']}: {v['why']}",
@@ -152,7 +156,7 @@ def _parts(results: Results) -> Iterator[str]:
             "Peers that pack many users into one key are shown beside and are no part of the ratios. Where "
             "the generator had work all the time and the server had not, there is no verdict. A server's "
             "rates are users a second of its own CPU; the rates by the clock stand in the table. "
-            f"{GENERATOR}: {DOUBT}."
+            f"{DOUBTFUL}: {DOUBT}."
         ),
     )
     for section_name, titles, figure in (
@@ -173,16 +177,41 @@ def _parts(results: Results) -> Iterator[str]:
             charts.append(bars(title, rows))
         what = "What a server core does" if section_name == "raw" else "Through the Python clients"
         yield section(what, *charts, _rates_table(peers, section_name))
-    yield section(
-        "Memory",
-        bars(
-            "Bytes a user, as the resident memory grew",
-            [Bar(p["title"], p["bytes_per_user"], _kind(n, p)) for n, p in peers.items()],
-        ),
-    )
+    yield section("Memory", *_memory(results))
     yield section("Latency at the same rate for all", *_latency(results))
     yield section("A wave of users goes offline", *_expiry(results))
     yield section("Set-up", *_setup(results))
+
+
+def _memory(results: Results) -> Iterator[str]:
+    peers, users = results["peers"], results["work"]["users"]
+    yield bars(
+        "Bytes a user: what the store grew by from empty to loaded",
+        [Bar(peer["title"], peer["bytes_per_user"], _kind(name, peer)) for name, peer in peers.items()],
+    )
+    yield table(
+        ("", "empty, MiB", f"with {users:,} users, MiB", "grown by, bytes a user", "all of it, bytes a user"),
+        [
+            (
+                peer["title"],
+                *(f"{peer[key] / 2**20:.1f}" for key in ("bytes_empty", "bytes_loaded")),
+                *(f"{peer[key]:.1f}" for key in ("bytes_per_user", "bytes_per_user_of_all")),
+            )
+            for peer in peers.values()
+        ],
+    )
+    yield note(memory_note(results))
+
+
+def memory_note(results: Results) -> str:
+    """Both ratios of memory in words, and what they are of."""
+    grown, whole = (shown(results[key]) for key in ("ratio_bytes_best_peer", "ratio_bytes_of_all_best_peer"))
+    return (
+        f"Resident memory of all processes of a store, shared pages once. By what each grew from empty to "
+        f"{results['work']['users']:,} users, which is what one more user costs, the best peer with a key a "
+        f"user needs {grown} times ours. By all that the processes hold it is {whole} times: there the "
+        "interpreter and the buffers of an empty server count, and the fewer the users the more."
+    )
 
 
 def _kind(name: str, peer: Mapping[str, Any]) -> str:
@@ -199,9 +228,9 @@ def _rates_table(peers: Mapping[str, Any], section_name: str) -> str:
                     measure.replace("_", " "),
                     figure_of(found["users_per_server_cpu_s"]),
                     figure_of(found["users_per_s"]),
-                    f"{found['server_cpu_s_per_million']:.3f}",
-                    f"{found['caller_cpu_s_per_million']:.3f}",
-                    f"{100 * found['spread']:.0f} %",
+                    shown(found["server_cpu_s_per_million"], ".3f"),
+                    shown(found["caller_cpu_s_per_million"], ".3f"),
+                    shown(found["spread"], ".0%"),
                     f"{100 * found['server_busy']:.0f} / {100 * found['generator_busy']:.0f} %",
                     found["limit"],
                     str(found["wrong_answers"]),
@@ -219,14 +248,14 @@ def _latency(results: Results) -> Iterator[str]:
     yield note(
         f"Open loop: {work['pages_per_s']} pages a second of {work['page']} users, half of them never "
         f"online, and {work['beats_per_s']} batches of {work['page']} heartbeats a second. Each counts from "
-        f"when it was due. {GENERATOR}: the generator itself was late by a good part of that; no verdict."
+        f"when it was due. {DOUBTFUL}: the generator itself was late by a good part of that; no verdict."
     )
     rows = [
         Bar(
             peer["title"],
             peer["latency"]["get"]["p99_ms"],
             _kind(name, peer),
-            GENERATOR if _is_late(peer) else "",
+            DOUBTFUL if _is_late(peer) else "",
         )
         for name, peer in peers.items()
     ]
@@ -240,9 +269,9 @@ def _latency(results: Results) -> Iterator[str]:
                 (
                     peer["title"],
                     kind,
-                    *(f"{found[key]:.2f}" for key in ("p50_ms", "p99_ms", "p999_ms", "max_ms")),
+                    *(shown(found[key], ".2f") for key in ("p50_ms", "p99_ms", "p999_ms", "max_ms")),
                     f"{latency['generator_lag_p99_ms']:.2f}",
-                    f"{latency['server_cpu_s_per_million']:.3f}",
+                    shown(latency["server_cpu_s_per_million"], ".3f"),
                     str(latency["unanswered"]),
                 )
             )

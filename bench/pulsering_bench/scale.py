@@ -23,6 +23,7 @@ from pulsering import PresenceClient, Status
 from pulsering_bench.client import stub_cluster
 from pulsering_bench.drive import limit_of
 from pulsering_bench.machine import machine_facts
+from pulsering_bench.quotients import per, shown
 from pulsering_bench.usage import Watch, cores, pin, tree_of
 from pulsering_server.local_cluster import LocalCluster
 
@@ -52,12 +53,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Point:
-    """One workload on so many nodes."""
+    """One workload on so many nodes; without a rate or a cost where nobody was served."""
 
     nodes: int
     what: str
-    users_per_node_cpu_s: float
-    client_cpu_s_per_million: float
+    users_per_node_cpu_s: float | None
+    client_cpu_s_per_million: float | None
     users_per_s: float
     limit: str
     wrong: int
@@ -106,8 +107,8 @@ class _Load:
         return Point(
             nodes,
             what,
-            users / max(server.cpu_s, 1e-9),
-            1e6 * client.cpu_s / users,
+            per(users, server.cpu_s) if users else None,
+            per(client.cpu_s, users, 1e6),
             users / wall,
             limit_of(server, client),
             self.wrong,
@@ -149,9 +150,13 @@ def line_through(sizes: Sequence[float], costs: Sequence[float]) -> tuple[float,
 
 def calculated(plan: Plan, points: Sequence[Point], what: str) -> list[dict[str, float]]:
     """What a core of so many nodes would do, by the line through what was measured."""
-    measured = [point for point in points if point.what == what]
-    sizes = [plan.batch / point.nodes for point in measured]
-    costs = [size / point.users_per_node_cpu_s for size, point in zip(sizes, measured, strict=True)]
+    sizes, costs = [], []
+    for point in points:
+        size = plan.batch / point.nodes
+        cost = per(size, point.users_per_node_cpu_s)
+        if point.what == what and cost is not None:
+            sizes.append(size)
+            costs.append(cost)
     if len(set(sizes)) < 2:
         return []
     per_frame, per_user = line_through(sizes, costs)
@@ -204,13 +209,13 @@ def text_of(results: dict[str, Any]) -> str:
     lines = [f"calls of {results['plan']['batch']:,} users; all nodes share one core", ""]
     lines += [
         f"measured    {point['nodes']:5} nodes  {point['what']:8} "
-        f"{point['users_per_node_cpu_s'] / 1e6:8.2f} M users/s of node CPU  "
-        f"client {point['client_cpu_s_per_million']:.3f} CPU s a million  limit: {point['limit']}"
+        f"{shown(point['users_per_node_cpu_s'], '8.2f', 1e-6)} M users/s of node CPU  "
+        f"client {shown(point['client_cpu_s_per_million'], '.3f')} CPU s a million  limit: {point['limit']}"
         for point in results["measured"]
     ]
     lines += [
         f"stub        {point['nodes']:5} nodes  {point['what']:8} client "
-        f"{point['client_cpu_s_per_million']:.3f} CPU s a million"
+        f"{shown(point['client_cpu_s_per_million'], '.3f')} CPU s a million"
         for point in results["measured_on_stub"]
     ]
     lines += [

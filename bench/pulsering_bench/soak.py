@@ -20,6 +20,7 @@ import numpy as np
 from pulsering_bench.drive import Arrival, Drive
 from pulsering_bench.machine import machine_facts
 from pulsering_bench.peers import PulseringNode, Scale
+from pulsering_bench.quotients import shown
 from pulsering_bench.table import keys_of
 from pulsering_bench.usage import bytes_of, cores, files_of, pin, tasks_of
 
@@ -56,7 +57,7 @@ class Sample(NamedTuple):
     files: int
     tasks: int
     cpu_us_per_request: float
-    p99_ms: float
+    p99_ms: float | None
     lag_ms: float
     wrong: int
 
@@ -128,7 +129,7 @@ def soak(plan: Plan, tell: Tell = lambda _: None) -> dict[str, Any]:
                 tell(
                     f"{sample.at_s / 60:6.1f} min  {sample.bytes / 2**20:8.1f} MiB  {sample.files} files  "
                     f"{sample.tasks} tasks  {sample.cpu_us_per_request:7.2f} us/request  "
-                    f"p99 {sample.p99_ms:.2f} ms"
+                    f"p99 {shown(sample.p99_ms, '.2f')} ms"
                 )
     finally:
         peer.stop()

@@ -46,23 +46,25 @@ def compare(
 def sweep(
     users: Annotated[int, typer.Option(min=1000, help="Users on the store.")] = 1_000_000,
     peer: Annotated[str, typer.Option(help="Which store; as in compare.")] = "pulsering",
-    page: Annotated[int, typer.Option(min=1, max=8192, help="Users in a request.")] = 100,
+    page: Annotated[int, typer.Option(min=1, max=8192, help="Users in a request.")] = 1000,
     target: Annotated[str, typer.Option(metavar="DURATION", help="Stop when the p99 is above it.")] = "5ms",
     start: Annotated[float, typer.Option(min=1, help="Requests a second of the first step.")] = 500.0,
     factor: Annotated[float, typer.Option(min=1.01, help="From step to step.")] = 1.5,
-    seconds: Annotated[float, typer.Option(min=0.05, help="How long each step lasts.")] = 3.0,
+    seconds: Annotated[float, typer.Option(min=0.05, help="How long each step lasts.")] = 2.0,
+    chart: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the curve as SVG too.")] = None,
     report: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an HTML page too.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Step the load up until the p99 breaks; prints the curve of latency against load.
+    """Step the load up until the p99 breaks, then close in on the knee; prints latency against load.
 
     \b
-    [dim]pulsering bench sweep --target 2ms --report sweep.html[/]
+    [dim]pulsering bench sweep --target 2ms --report sweep.html --chart sweep.svg[/]
 
     Open loop: each request counts from when it was due. Exit code 0 only if no answer was wrong.
     """
     from pulsering_bench.compare import PEERS
-    from pulsering_bench.sweep import Plan, run_sweep
+    from pulsering_bench.sweep import Plan
+    from pulsering_bench.sweep_report import run_sweep
     from pulsering_server.units import UnitError, parse_duration_ms
 
     kinds = {kind.name: kind for kind in PEERS}
@@ -78,7 +80,7 @@ def sweep(
     plan = Plan(
         users=users, page=page, target_ms=target_ms, start_per_s=start, factor=factor, seconds=seconds
     )
-    raise typer.Exit(run_sweep(kinds[peer], plan, as_json=as_json, report=report))
+    raise typer.Exit(run_sweep(kinds[peer], plan, as_json=as_json, report=report, chart=chart))
 
 
 def soak(

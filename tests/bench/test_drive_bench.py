@@ -67,7 +67,7 @@ def test_latency_of_a_stalling_server_counts_from_when_it_was_due(server: Server
     assert run.users == len(arrivals)
     assert run.unanswered == run.wrong == 0
     waited = run.latencies_s["get"]
-    assert run.percentile_ms("get", 99) > 1000 * STALL_S * 0.9
+    assert (run.percentile_ms("get", 99) or 0.0) > 1000 * STALL_S * 0.9
     # A caller that waited for each answer before it asked again would have seen one slow call in all.
     assert np.count_nonzero(waited > STALL_S / 3) > rate * STALL_S / 2
 

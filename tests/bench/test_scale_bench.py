@@ -1,60 +1,12 @@
-"""Sweep, soak, billion and scale at tiny sizes: they run, every answer is right, they say what they found."""
+"""Soak, billion and scale at tiny sizes: they run, every answer is right, they say what they found."""
 
-import json
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from rich.console import Console
 
-from pulsering_bench import billion, scale, soak, sweep
-from pulsering_bench.drive import Open
-from pulsering_bench.peers import PulseringNode, TtlDictionary
-from pulsering_bench.usage import Share
+from pulsering_bench import billion, scale, soak
 from pulsering_server.cli import run
-
-SWEEP = sweep.Plan(
-    users=2000,
-    page=20,
-    start_per_s=100,
-    factor=2.0,
-    steps_max=3,
-    seconds=0.2,
-    target_ms=500.0,
-    await_warm=False,
-)
-
-
-@pytest.mark.parametrize("kind", [PulseringNode, TtlDictionary], ids=lambda kind: kind.name)
-def test_sweep(benchmark: Any, kind: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    page = tmp_path / "sweep.html"
-    code = benchmark.pedantic(sweep.run_sweep, (kind, SWEEP), {"as_json": True, "report": page}, rounds=1)
-    assert code == 0
-    results = json.loads(capsys.readouterr().out)
-    assert results["points"][0]["rate"] == 100
-    assert results["wrong_answers"] == 0
-    assert results["closed_loop_users_per_s"] > 0
-    assert "<svg" in page.read_text()
-    assert "closed loop (callers that wait; not comparable)" in sweep.text_of(results)
-
-
-def opened(latency_s: float, *, lag_s: float = 0.0, refused: int = 0, generator_busy: float = 0.5) -> Open:
-    samples = np.full(1000, latency_s)
-    shares = Share(0.5, 0.5), Share(0.5, generator_busy)
-    return Open({"get": samples}, np.full(1000, lag_s), 1000, 0, refused, 0, 1.0, *shares)
-
-
-def test_a_sweep_ends_for_a_reason_that_it_names() -> None:
-    assert sweep.point_of(1.0, opened(0.001), 5.0).end == ""
-    assert sweep.point_of(1.0, opened(0.006), 5.0).end == "p99 above 5 ms"
-    assert "refused" in sweep.point_of(1.0, opened(0.001, refused=100), 5.0).end
-
-
-def test_a_late_generator_ends_a_sweep_without_a_verdict() -> None:
-    """Scenario 60, open loop: what the generator sent late says nothing about the server."""
-    assert sweep.point_of(1.0, opened(0.020, lag_s=0.018), 5.0).end == "the generator was the limit"
-    assert sweep.point_of(1.0, opened(0.004, generator_busy=1.0), 5.0).end == "the generator was the limit"
 
 
 def test_soak(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.bench_results import peer_of, results_of, run_of
 
 from pulsering_bench.against import changes_of, text_of_changes
 from pulsering_bench.charts import Bar, Curve, bars, curves, figure_of
@@ -14,66 +15,6 @@ from pulsering_bench.figures import WANTED, measure_of, ratios_of, verdict_of
 from pulsering_bench.publish import BLOCKS, main, published
 from pulsering_bench.report import html_of, text_of
 from pulsering_bench.usage import Share, Watch
-
-
-def run_of(users_per_cpu_s: float, *, server: float = 1.0, generator: float = 0.3, wrong: int = 0) -> Closed:
-    """A run of one CPU second of the server."""
-    users = int(users_per_cpu_s)
-    return Closed(users, wrong, 1.0, Share(1.0, server), Share(0.2, generator), calls=users // 10)
-
-
-def peer_of(
-    rate: float, size: float, *, one_key: bool = True, library: bool = True, **options: Any
-) -> dict[str, Any]:
-    measure = measure_of([run_of(rate, **options)] * 3)
-    latency = {"p50_ms": 1.0, "p99_ms": 2.0, "p999_ms": 3.0, "max_ms": 4.0, "samples": 10}
-    return {
-        "title": f"Store {rate:g}",
-        "design": "-",
-        "client_title": "-",
-        "version": "1",
-        "ttl_s": 20,
-        "one_key_per_user": one_key,
-        "has_library": library,
-        "bytes_per_user": size,
-        "raw": dict.fromkeys(("load", "refresh", "refresh_small", "get_hits", "get_half"), measure),
-        "client": dict.fromkeys(("refresh", "get_half"), measure),
-        "latency": {
-            "get": latency,
-            "refresh": latency,
-            "generator_lag_p99_ms": 0.1,
-            "server_cpu_s_per_million": 1.0,
-            "unanswered": 0,
-        },
-        "expiry": {
-            "reads": 10,
-            "late_reads": 0,
-            "late_s": 0.0,
-            "early_reads": 0,
-            "early_s": 0.0,
-            "count_lag_s": None,
-            "counts": True,
-            "watched_s": 15.0,
-            "server_cpu_s_per_million": 1.0,
-            "bytes_per_user_left": 1.0,
-        },
-        "wrong_answers": options.get("wrong", 0),
-    }
-
-
-def results_of(peers: dict[str, Any]) -> dict[str, Any]:
-    machine = {"date": "2026-01-02T03:04:05", "cpu": "abacus", "cores": 2, "kernel": "6", "python": "3"}
-    machine |= {"commit": "abc", "command": "pulsering bench compare"}
-    work = {"users": 5, "repeats": 3, "batch": 10, "client_batch": 10, "page": 10, "pages_per_s": 1}
-    work |= {"beats_per_s": 1, "wave_users": 10, "wave_ttl_s": 2}
-    base = {
-        "machine": machine,
-        "work": work,
-        "peers": peers,
-        "skipped": {},
-        "cores": {"server": 0, "generator": 1},
-    }
-    return base | ratios_of(peers)
 
 
 def verdicts(peers: dict[str, Any]) -> dict[str, str]:
@@ -92,7 +33,17 @@ def test_ratios_are_against_the_best_peer_with_a_key_a_user() -> None:
     assert found["ratio_get_best_peer"] == pytest.approx(20)
     assert found["ratio_bytes_best_peer"] == pytest.approx(10)
     assert {v["best_peer"] for v in found["verdicts"]} == {"best"}
-    assert found.keys() == WANTED.keys() | {"verdicts"}
+    assert found.keys() == WANTED.keys() | {"verdicts", "ratio_bytes_of_all_best_peer"}
+
+
+def test_memory_is_compared_by_growth_and_beside_it_by_all_that_processes_hold() -> None:
+    """Both in the same way for every store, and labelled, as an interpreter weighs much among few users."""
+    results = results_of({"pulsering": peer_of(1e7, 8.0), "other": peer_of(1e5, 80.0)})
+    assert results["ratio_bytes_best_peer"] == pytest.approx(80 / 8)
+    assert results["ratio_bytes_of_all_best_peer"] == pytest.approx(88 / 16)
+    page = html_of(results)
+    assert "needs 10.0 times ours" in page
+    assert "it is 5.5 times" in page
 
 
 def test_ratios_through_clients_are_against_stores_that_have_one() -> None:
