@@ -12,20 +12,24 @@ from pulsering.errors import (
     NodeDraining,
     NodeUnavailable,
     NoNodeReachable,
+    NotServed,
     Overloaded,
     PresenceError,
     ProtocolError,
     Unauthorized,
     UnknownPresence,
     VersionMismatch,
+    WatchOverflow,
 )
 from pulsering.options import ClientOptions
-from pulsering.reports import Count, HeartbeatReport, Location, NodeStatus
+from pulsering.reports import Change, Count, HeartbeatReport, Location, NodeStatus
 from pulsering.snapshot import Snapshot
-from pulsering.status import Reason, Status
+from pulsering.status import Cause, Reason, Status
 
 __all__ = [
     "CallTimeout",
+    "Cause",
+    "Change",
     "ClientClosed",
     "ClientOptions",
     "ClientOverloaded",
@@ -40,6 +44,7 @@ __all__ = [
     "NodeDraining",
     "NodeStatus",
     "NodeUnavailable",
+    "NotServed",
     "Overloaded",
     "PresenceClient",
     "PresenceError",
@@ -50,4 +55,5 @@ __all__ = [
     "Unauthorized",
     "UnknownPresence",
     "VersionMismatch",
+    "WatchOverflow",
 ]

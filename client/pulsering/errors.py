@@ -6,6 +6,7 @@
     ├── ConfigError (ValueError)            the caller: a URL or an option is not usable
     ├── ClientClosed (RuntimeError)         the caller: used before opening, after closing, in another loop
     ├── Unauthorized (PermissionError)      the caller: no token, one that is not known, or not for this
+    ├── WatchOverflow (BufferError)         the caller: a watch was read too slowly, and is over
     ├── CallTimeout (TimeoutError)          nobody yet known: the call's own deadline passed
     ├── UnknownPresence (LookupError)       nobody: the cluster cannot say, and a bool was asked for
     ├── Overloaded                          us or the peer: a limit was reached; nothing was lost, try later
@@ -14,6 +15,7 @@
     ├── NodeUnavailable (ConnectionError)   the peer, or the way to it
     │   ├── NoNodeReachable                 not one node of the cluster answered
     │   └── NodeDraining                    the node is leaving and said so
+    ├── NotServed (NotImplementedError)     the peer: a node of a version that does not know the operation
     └── ProtocolError                       the peer: bytes that the protocol does not allow
         ├── FrameError                      a frame or body that cannot be read
         ├── VersionMismatch                 no protocol version in common
@@ -36,12 +38,14 @@ __all__ = [
     "NodeBusy",
     "NodeDraining",
     "NodeUnavailable",
+    "NotServed",
     "Overloaded",
     "PresenceError",
     "ProtocolError",
     "Unauthorized",
     "UnknownPresence",
     "VersionMismatch",
+    "WatchOverflow",
 ]
 
 
@@ -73,6 +77,19 @@ class Unauthorized(PresenceError, PermissionError):
 
     With an ``op`` other than HELLO, that operation was refused, and repeating it is no use.
     """
+
+
+class WatchOverflow(PresenceError, BufferError):
+    """A watch was read too slowly, and is over. ``waiting`` users had changes that were not read.
+
+    Begin a new watch: it starts with the state of each user.
+    """
+
+    retryable = True
+
+    def __init__(self, message: str, *, waiting: int) -> None:
+        super().__init__(message, op="WATCH")
+        self.waiting = waiting
 
 
 class CallTimeout(PresenceError, TimeoutError):
@@ -154,6 +171,10 @@ class NoNodeReachable(NodeUnavailable):
 
 class NodeDraining(NodeUnavailable):
     """The node is leaving; its slots are answered by their other owners."""
+
+
+class NotServed(PresenceError, NotImplementedError):
+    """The node is of an older version, which does not know the operation."""
 
 
 class ProtocolError(PresenceError):

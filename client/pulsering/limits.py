@@ -254,5 +254,9 @@ SWEEP_MS: Final = 10
 TOPOLOGY_REFRESH_MS: Final = 1_000
 """At most one refresh a second and client, jittered by a fifth."""
 
+WATCH_BUFFER: Final = WATCHED_USERS_PER_CONNECTION
+"""Users with changes that a watch has not read, then WatchOverflow: one of as many users as a connection may
+watch only ever gets their latest states, late; a larger one is told that it does not keep up."""
+
 PENDING_KEYS_MAX: Final = 4_000_000
 """Keys a client holds for frames unsent or unanswered: 32 MB, then Overloaded."""

@@ -5,9 +5,11 @@ Invariant: nothing here holds a connection or changes after it was returned.
 
 from typing import NamedTuple
 
+from pulsering.ids import UserId
+from pulsering.status import Cause, Reason, Status
 from pulsering.topology import Node
 
-__all__ = ["Count", "HeartbeatReport", "Location", "NodeStatus"]
+__all__ = ["Change", "Count", "HeartbeatReport", "Location", "NodeStatus"]
 
 
 class HeartbeatReport(NamedTuple):
@@ -38,6 +40,21 @@ class HeartbeatReport(NamedTuple):
     def degraded(self) -> float:
         """The share, 0..1, of acknowledged keys that fewer than all replicas have."""
         return self.reduced / self.accepted if self.accepted else 0.0
+
+
+class Change(NamedTuple):
+    """A user's status is another one now, or it is the first that a watch tells of the user."""
+
+    id: UserId
+    """As the caller gave it."""
+    status: Status
+    reason: Reason
+    """Why it is ``UNKNOWN``; ``NONE`` beside the two definite answers."""
+    cause: Cause
+    """What has happened; ``NONE`` for a first state, and where it is only known that it is so."""
+    version: int
+    """Counts the states that the user had on this watch, from 1. One that jumps: the watch read too slowly
+    for those between."""
 
 
 class Count(NamedTuple):

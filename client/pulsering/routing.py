@@ -27,6 +27,7 @@ __all__ = [
     "UNSETTLED",
     "Evidence",
     "both",
+    "gone_owners",
     "kept_and_gained",
     "read_targets",
     "reasons_of",
@@ -189,6 +190,23 @@ def kept_and_gained(topology: Topology, retired: tuple[Topology, ...]) -> "tuple
                     if owners[place] not in before[slot]:
                         kept[place], gained[place] = NO_NODE, owners[place]
     return kept, gained
+
+
+@lru_cache(maxsize=16)
+def gone_owners(old: Topology, new: Topology) -> "array[int]":
+    """Return the owner table of an old topology without those who own their slot still.
+
+    ``array('H')``, ``old.replicas`` a slot, of indices into ``old.nodes``; 0xFFFF where nobody more needs
+    asking. Not to be changed.
+    """
+    after = list(zip(*map(new.column, range(new.replicas)), strict=True))
+    renumbered = _owners_in(old, new)
+    gone = array("H", old.owners)
+    for slot, owners in enumerate(renumbered):
+        for rank, owner in enumerate(owners):
+            if owner in after[slot]:
+                gone[slot * old.replicas + rank] = NO_NODE
+    return gone
 
 
 @lru_cache(maxsize=16)
