@@ -65,13 +65,14 @@ async def keep_house(
             (log.warning if event.name in _WARNINGS else log.info)(event.name, **event.fields)
         for name, lines in rate_limit.flush().items() if rate_limit is not None else ():
             log.warning("log.suppressed", what=name, lines=lines)
-        due = 1
-        while due:
+        while True:
             began_ns = perf_counter_ns()
             due = core.table.maintain(now_ms(), slices.lines)
             took_ns = perf_counter_ns() - began_ns
             slices.took(took_ns)
             core.counters.sweep.record(took_ns)
             core.counters.sweep_lines_due = due
+            if not due:
+                break
             await asyncio.sleep(0)
         await asyncio.sleep(core.tick_ms / 1000)

@@ -13,7 +13,6 @@ from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 if TYPE_CHECKING:
@@ -46,7 +45,9 @@ class VirtualLoop:
         self.tasks: dict[asyncio.Task[Any], None] = {}
         """Unfinished tasks, in the order of their making."""
         self._process = process
-        self._ready: deque[asyncio.Handle] = deque()
+        self._clock = process.machine.clock
+        self.ready: deque[asyncio.Handle] = deque()
+        """Callbacks for the next turn."""
         self._timers: list[tuple[float, int, asyncio.TimerHandle]] = []
         self._sequence = 0
         self._turning = False
@@ -54,11 +55,6 @@ class VirtualLoop:
         """All of one that is ever asked for; the rest of that class is about what does not exist here."""
 
     # -- turns -----------------------------------------------------------------------------------------------
-
-    @property
-    def busy(self) -> bool:
-        """Whether a callback is ready to run."""
-        return bool(self._ready)
 
     def next_timer_s(self) -> float | None:
         """When the next timer is due, in this loop's time."""
@@ -70,15 +66,23 @@ class VirtualLoop:
     def take_turn(self, sockets: "deque[Callable[[], None]]") -> None:
         """One iteration: what is ready now; what that makes ready waits for the next."""
         due: list[asyncio.Handle] = []
-        if self._timers:
-            now, timers = self.time(), self._timers
+        timers = self._timers
+        if timers:
+            now = self.time()
             while timers and timers[0][0] <= now:
                 due.append(heapq.heappop(timers)[2])
-        self.inside(partial(self._run_ready, sockets, due))
+        events._set_running_loop(self._self)
+        self._turning = True
+        try:
+            self._run_ready(sockets, due)
+        finally:
+            self._turning = False
+            events._set_running_loop(None)
 
     def _run_ready(self, sockets: "deque[Callable[[], None]]", due: list[asyncio.Handle]) -> None:
-        for _ in range(len(self._ready)):
-            handle = self._ready.popleft()
+        ready = self.ready
+        for _ in range(len(ready)):
+            handle = ready.popleft()
             if not handle._cancelled:
                 handle._run()
         for _ in range(len(sockets)):
@@ -111,17 +115,17 @@ class VirtualLoop:
             for task in list(self.tasks):
                 task.cancel()
             for _ in range(WINDING_ROUNDS):
-                if self._ready:
+                if self.ready:
                     self.take_turn(deque())
             if not self.tasks:
                 break
-        self._ready.clear()
+        self.ready.clear()
         self._timers.clear()
 
     # -- what asyncio asks of a loop -------------------------------------------------------------------------
 
     def time(self) -> float:
-        return self._process.machine.clock.timer_s()
+        return self._clock.timer_s()
 
     def get_debug(self) -> bool:
         return False
@@ -136,7 +140,7 @@ class VirtualLoop:
         self, callback: Callable[..., Any], *args: Any, context: Context | None = None
     ) -> asyncio.Handle:
         handle = events.Handle(callback, args, self._self, context)
-        self._ready.append(handle)
+        self.ready.append(handle)
         if not self._turning:
             self._process.poke()
         return handle

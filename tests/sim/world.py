@@ -38,6 +38,7 @@ class Clock:
         self._since_us = world.now_us
         self._boot_us = origin_us
         self._suspended_us = 0
+        self._told_us, self._told_s = -1, 0.0
         self.ppm = ppm
 
     def boot_us(self) -> int:
@@ -55,9 +56,11 @@ class Clock:
 
     def timer_s(self) -> float:
         """Seconds that an event loop sees."""
-        passed_us = self._world.now_us - self._since_us
-        timer_us = self._boot_us + passed_us + passed_us * self.ppm // 1_000_000 - self._suspended_us
-        return timer_us / 1_000_000
+        now_us = self._world.now_us
+        if now_us != self._told_us:
+            self._told_us = now_us
+            self._told_s = (self.boot_us() - self._suspended_us) / 1_000_000
+        return self._told_s
 
     def true_us(self, timer_s: float) -> int:
         """When this clock's timer shows ``timer_s``, in true time, if nothing is done to it before."""
@@ -70,11 +73,13 @@ class Clock:
         """Run faster or slower from now on."""
         self._boot_us = self.boot_us()
         self._since_us = self._world.now_us
+        self._told_us = -1
         self.ppm = ppm
 
     def suspend(self, for_us: int) -> None:
         """Take out of the timers' time what a sleep of the machine will last."""
         self._suspended_us += for_us
+        self._told_us = -1
 
 
 class Machine:
@@ -134,12 +139,13 @@ class Process:
         self._wake_us = None
         if self.paused or not self.alive:
             return
+        inbox, loop = self.inbox, self.loop
         for _ in range(EVENTS_MAX):
-            self.loop.take_turn(self.inbox)
+            loop.take_turn(inbox)
             if self.turn_us:
                 self._busy_until_us = self.world.now_us + self.turn_us
                 break
-            if not self.inbox and not self.loop.busy:
+            if not inbox and not loop.ready:
                 break
         else:
             raise RuntimeError(f"{self.name} ran {EVENTS_MAX} turns in no time")
@@ -147,7 +153,7 @@ class Process:
 
     def schedule(self) -> None:
         """Ask for the next turn."""
-        if self.inbox or self.loop.busy:
+        if self.inbox or self.loop.ready:
             self.poke()
             return
         self.waits += 1
