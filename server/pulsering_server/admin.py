@@ -6,8 +6,9 @@ few connections at once, one request each, all of it within ``ADMIN_REQUEST_MS``
 body.
 
 GET needs a token only beyond loopback, and never for the two probes and the console's files; POST always
-does, so without one nobody steers. A node does not listen beyond loopback without a token unless its
-configuration says so.
+does, so without one nobody steers. Where none is needed, the name that it is asked by counts, lest a page of
+another site reads along in an operator's browser (``admin_hosts``). A node does not listen beyond loopback
+without a token unless its configuration says so.
 Invariant: whatever comes here, the data plane goes on.
 """
 
@@ -28,12 +29,14 @@ from prometheus_client.exposition import choose_encoder
 
 from pulsering import limits
 from pulsering_server.admin_console import OPEN_PATHS, Console
+from pulsering_server.admin_hosts import is_known_host, names_in
 from pulsering_server.admin_recent import Recent
 from pulsering_server.admin_status import SORTS, StatusPage, connections
 from pulsering_server.admin_tls import TlsGate
 from pulsering_server.admin_tokens import VARIABLE, Tokens
 from pulsering_server.auth import Role
 from pulsering_server.config_values import Address
+from pulsering_server.logs import printable
 from pulsering_server.metrics import NodeCollector
 
 if TYPE_CHECKING:
@@ -230,8 +233,10 @@ class Admin:
         if (request.content_length or 0) > limits.ADMIN_BODY_BYTES:
             return _text(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "no request here needs a body")
         steers = request.method not in ("GET", "HEAD")
-        if not steers and (not self._exposed or not self._asks or request.path in _OPEN):
+        if not steers and request.path in _OPEN:
             return None
+        if not steers and (not self._exposed or not self._asks):
+            return self._rebound(request)
         if not self._asks:
             message = f"nobody may do this: set admin.token_file or {VARIABLE}, and start the node again"
             return _text(HTTPStatus.FORBIDDEN, message)
@@ -242,6 +247,18 @@ class Admin:
         response = _text(HTTPStatus.UNAUTHORIZED, "needs the header 'Authorization: Bearer TOKEN'")
         response.headers["WWW-Authenticate"] = "Bearer"
         return response
+
+    def _rebound(self, request: web.Request) -> web.Response | None:
+        """Refuse whoever came by a name that anybody could have given this node."""
+        field = request.headers.get("Host", "localhost")
+        config = self._watch.config if self._watch is not None else self._config
+        if is_known_host(field, names_in(config)):
+            return None
+        log.warning("admin.unknown_host", peer=_peer(request.transport), host=printable(field))
+        return _text(
+            HTTPStatus.MISDIRECTED_REQUEST,
+            "not by this name: ask by an address, as localhost, or by a host that cluster.yaml gives a node",
+        )
 
     @property
     def _asks(self) -> bool:

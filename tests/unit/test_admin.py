@@ -225,6 +225,44 @@ async def test_beyond_loopback_all_but_the_probes_wants_the_token() -> None:
             assert (await ask("127.0.0.1", port, path, token=TOKEN)).status == 200, path
 
 
+@pytest.mark.parametrize(
+    ("field", "status"),
+    [
+        ("evil.test:8400", 421),
+        ("127.0.0.1.evil.test", 421),
+        ("localhost.evil.test", 421),
+        ("", 421),
+        ("127.0.0.1:8400", 200),
+        ("[::1]:8400", 200),
+        ("LocalHost.:8400", 200),
+        ("node.internal:1", 200),
+        (None, 200),
+    ],
+)
+async def test_nobody_reads_by_a_name_that_a_stranger_can_let_lead_here(
+    field: str | None, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DNS rebinding: a page of ``evil.test``, whose name has become ours, is of the same origin as we are."""
+    monkeypatch.setattr("support.http.CONFIG", CONFIG.replace("10.0.0.1", "node.internal"))
+    head = "" if field is None else f"Host: {field}\r\n"
+    async with asked() as it:
+        for path in ("/metrics", "/status", "/cluster"):
+            data = f"GET {path} HTTP/1.{0 if field is None else 1}\r\n{head}\r\n".encode()
+            assert parse(await say(*it.admin.address, data)).status == status
+        for path in ("/-/healthy", "/"):
+            assert (await it.get(path, Host="evil.test")).status == 200
+
+
+async def test_where_a_token_is_shown_the_name_does_not_matter() -> None:
+    """A page of another site has none; a scraper by whatever name has."""
+    async with asked("0.0.0.0") as it:
+        here = ("127.0.0.1", it.admin.address.port)
+        assert (await ask(*here, "/status", token=TOKEN, Host="prometheus.test")).status == 200
+    async with asked("0.0.0.0", token="", insecure=True) as it:
+        here = ("127.0.0.1", it.admin.address.port)
+        assert (await ask(*here, "/status", Host="evil.test")).status == 421
+
+
 @on_each_loop
 async def test_beyond_loopback_there_must_be_a_token_or_it_must_be_said() -> None:
     """Scenario 58, for the admin port."""

@@ -62,7 +62,7 @@ class Asked:
     async def ask(self, path: str, method: str = "GET", token: str = "", **options: Any) -> Answer:
         shown = f"Authorization: Bearer {token}\r\n" if token else ""
         return parse(
-            await self.say(f"{method} {path} HTTP/1.1\r\nHost: a\r\n{shown}\r\n".encode(), **options)
+            await self.say(f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{shown}\r\n".encode(), **options)
         )
 
 
