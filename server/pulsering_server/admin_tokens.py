@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Final
 
 from pulsering import limits
+from pulsering_server.auth import MAKE_ONE, BadTokenFile, Role, bytes_of
 
-__all__ = ["VARIABLE", "BadTokens", "Tokens"]
+__all__ = ["VARIABLE", "BadTokens", "Tokens", "read_tokens"]
 
 VARIABLE: Final = "PULSERING_ADMIN_TOKEN"
-
-_MAKE_ONE: Final = "make one with: openssl rand -hex 32"
 
 
 class BadTokens(ValueError):
@@ -47,32 +46,38 @@ class Tokens:
         return good
 
     def _read(self) -> list[bytes]:
-        tokens = [(token, VARIABLE) for token in self._told]
-        if self._file is not None:
-            where = f"admin.token_file {self._file}"
-            written = _tokens_of(self._file, where)
-            if not written:
-                raise BadTokens(f"{where} has no token in it; {_MAKE_ONE}")
-            tokens += ((token, where) for token in written)
-        for token, where in tokens:
-            if len(token) < limits.TOKEN_LETTERS_MIN:
-                least = limits.TOKEN_LETTERS_MIN
-                raise BadTokens(f"{where}: a token of {len(token)} letters, at least {least}; {_MAKE_ONE}")
-        return [_digest(token) for token, _ in tokens]
+        where = VARIABLE
+        try:
+            for token in self._told:
+                _check(token)
+            tokens = list(self._told)
+            if self._file is not None:
+                where = f"admin.token_file: {self._file}"
+                tokens += read_tokens(self._file)
+        except BadTokenFile as error:
+            raise BadTokens(f"{where}: {error}") from None
+        return [_digest(token) for token in tokens]
 
 
-def _tokens_of(file: Path, where: str) -> list[str]:
+def read_tokens(file: Path) -> list[str]:
+    """The tokens of a file, one a line; ``BadTokenFile`` says what is wrong with it."""
     try:
-        with file.open("rb") as stream:
-            data = stream.read(limits.TOKEN_FILE_BYTES + 1)
-    except OSError as error:
-        raise BadTokens(f"{where} cannot be read: {error.strerror or error}") from None
-    if len(data) > limits.TOKEN_FILE_BYTES:
-        raise BadTokens(f"{where} has more than {limits.TOKEN_FILE_BYTES} bytes: is this it?")
-    try:
-        return data.decode("ascii").split()
+        tokens = bytes_of(file).decode("ascii").split()
     except UnicodeDecodeError:
-        raise BadTokens(f"{where} is not ASCII text; {_MAKE_ONE}") from None
+        raise BadTokenFile(f"not ASCII text; {MAKE_ONE}") from None
+    if not tokens:
+        raise BadTokenFile(f"no token in it: a line is a token; {MAKE_ONE}")
+    if {role.name.lower() for role in Role} & {*tokens}:
+        raise BadTokenFile("a line is a token, without a role: each of them may do everything here")
+    for token in tokens:
+        _check(token)
+    return tokens
+
+
+def _check(token: str) -> None:
+    if len(token) < limits.TOKEN_LETTERS_MIN:
+        least = limits.TOKEN_LETTERS_MIN
+        raise BadTokenFile(f"a token of {len(token)} letters: at least {least} are needed; {MAKE_ONE}")
 
 
 def _digest(token: str) -> bytes:

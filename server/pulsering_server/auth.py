@@ -17,9 +17,9 @@ from typing import Final, NamedTuple
 from pulsering import limits
 from pulsering.wire import DATA_OPS, Op
 
-__all__ = ["Auth", "BadTokenFile", "Identity", "Role", "may", "read_auth"]
+__all__ = ["MAKE_ONE", "Auth", "BadTokenFile", "Identity", "Role", "bytes_of", "may", "read_auth"]
 
-_MAKE_ONE: Final = "make one with: openssl rand -hex 32"
+MAKE_ONE: Final = "make one with: openssl rand -hex 32"
 _WRITES: Final = frozenset({Op.HEARTBEAT, Op.LEAVE})
 assert _WRITES < DATA_OPS
 
@@ -81,6 +81,15 @@ class Auth:
 
 def read_auth(file: Path) -> Auth:
     """Read a file of tokens; ``BadTokenFile`` says what is wrong with it."""
+    lines = bytes_of(file).split(b"\n")
+    tokens = [entry for number, line in enumerate(lines, 1) if (entry := _entry(line, number))]
+    if not tokens:
+        raise BadTokenFile(f"no token in it: a line is a role and a token; {MAKE_ONE}")
+    return Auth(tokens)
+
+
+def bytes_of(file: Path) -> bytes:
+    """What is in a file of tokens of whatever form; ``BadTokenFile`` if that cannot be known or be one."""
     try:
         with file.open("rb") as stream:
             data = stream.read(limits.TOKEN_FILE_BYTES + 1)
@@ -88,10 +97,7 @@ def read_auth(file: Path) -> Auth:
         raise BadTokenFile(f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if len(data) > limits.TOKEN_FILE_BYTES:
         raise BadTokenFile(f"more than {limits.TOKEN_FILE_BYTES} bytes: is this it?")
-    tokens = [entry for number, line in enumerate(data.split(b"\n"), 1) if (entry := _entry(line, number))]
-    if not tokens:
-        raise BadTokenFile(f"no token in it: a line is a role and a token; {_MAKE_ONE}")
-    return Auth(tokens)
+    return data
 
 
 def _entry(line: bytes, number: int) -> tuple[Role, str] | None:
@@ -102,14 +108,14 @@ def _entry(line: bytes, number: int) -> tuple[Role, str] | None:
     if words[0] not in roles:
         raise BadTokenFile("a line is a role (read, write or admin) and a token", number)
     if len(words) != 2:
-        raise BadTokenFile(f"one token after the role is needed, not {len(words) - 1}; {_MAKE_ONE}", number)
+        raise BadTokenFile(f"one token after the role is needed, not {len(words) - 1}; {MAKE_ONE}", number)
     token = words[1].decode("ascii", "replace")
     if not token.isascii() or not token.isprintable():
-        raise BadTokenFile(f"the token is not ASCII; {_MAKE_ONE}", number)
+        raise BadTokenFile(f"the token is not ASCII; {MAKE_ONE}", number)
     if not limits.TOKEN_LETTERS_MIN <= len(token) <= limits.TOKEN_LETTERS_MAX:
         raise BadTokenFile(
             f"a token of {len(token)} letters: {limits.TOKEN_LETTERS_MIN} to {limits.TOKEN_LETTERS_MAX} are"
-            f" needed; {_MAKE_ONE}",
+            f" needed; {MAKE_ONE}",
             number,
         )
     return roles[words[0]], token

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pulsering import limits
+from pulsering_server.admin_tokens import read_tokens
 from pulsering_server.auth import BadTokenFile, read_auth
 from pulsering_server.config_document import Document
 from pulsering_server.config_errors import Problem
@@ -63,12 +64,13 @@ def file_problems(document: Document, directory: Path, now: datetime) -> Iterato
             found[error.key] = str(error)
         for key, message in found.items():
             yield _problem(document, ("tls", key), message)
-    tokens = _path(document, directory, "auth", "token_file")
-    if tokens is not None:
-        try:
-            read_auth(tokens)
-        except BadTokenFile as error:
-            yield _problem(document, ("auth", "token_file"), str(error))
+    for section, read in (("auth", read_auth), ("admin", read_tokens)):
+        tokens = _path(document, directory, section, "token_file")
+        if tokens is not None:
+            try:
+                read(tokens)
+            except BadTokenFile as error:
+                yield _problem(document, (section, "token_file"), str(error))
 
 
 def ends_soon(document: Document, directory: Path, now: datetime) -> Iterator[Problem]:

@@ -10,7 +10,7 @@ when a change of it counts (``RELOAD``, ``RESTART`` or ``RESTART_ALL``, and whet
 ``config init``, ``show``, ``diff`` and docs/configuration.md are made from that.
 """
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 from pydantic.config import JsonDict
@@ -162,68 +162,60 @@ class LimitsConfig(_Section):
 FileName = Annotated[str, StringConstraints(min_length=1)]
 
 
+def _file(description: str, example: str, change: JsonDict = RELOAD) -> Any:
+    """The name of a file that need not be there."""
+    return Field(None, description=description, examples=[example], json_schema_extra=change)
+
+
+def _switch(description: str) -> Any:
+    """Something that is off unless it is asked for, when a node starts."""
+    return Field(False, description=description, json_schema_extra=RESTART)
+
+
 class TlsConfig(_Section):
     """``tls``: what nodes show of themselves, and want to be shown."""
 
-    certificate: FileName | None = Field(
-        None,
-        description="PEM file of the node's certificate, then those between it and its authority. With it,"
-        " nodes speak TLS and nothing else. Relative to this file, as all file names.",
-        examples=["node.pem"],
-        json_schema_extra=RELOAD,
+    certificate: FileName | None = _file(
+        "PEM file of the node's certificate, then those between it and its authority. With it, nodes speak"
+        " TLS and nothing else. Relative to this file, as all file names.",
+        "node.pem",
     )
-    key: FileName | None = Field(
-        None,
-        description="PEM file of the certificate's key. Without it, that is in the certificate's file.",
-        examples=["node.key"],
-        json_schema_extra=RELOAD,
+    key: FileName | None = _file(
+        "PEM file of the certificate's key. Without it, that is in the certificate's file.", "node.key"
     )
-    client_ca: FileName | None = Field(
-        None,
-        description="PEM file of the authorities that clients' certificates must be of: mutual TLS. Without"
-        " it, clients show none.",
-        examples=["clients.pem"],
-        json_schema_extra=RELOAD,
+    client_ca: FileName | None = _file(
+        "PEM file of the authorities that clients' certificates must be of: mutual TLS. Without it, clients"
+        " show none.",
+        "clients.pem",
     )
     minimum_version: Annotated[str, BeforeValidator(before(parse_tls_version)), TLS_VERSION_SCHEMA] = Field(
         "1.2", description="Oldest version of TLS that is spoken.", json_schema_extra=RELOAD
     )
-    admin: bool = Field(
-        False,
-        description="Admin ports speak TLS as well, with the same files.",
-        json_schema_extra=RESTART,
-    )
+    admin: bool = _switch("Admin ports speak TLS as well, with the same files.")
 
 
 class AuthConfig(_Section):
     """``auth``: who may ask nodes, and tell them, who is online."""
 
-    token_file: FileName | None = Field(
-        None,
-        description="File of tokens, a line a role (read, write or admin) and a token. Without it, nobody is"
-        " asked for one.",
-        examples=["tokens"],
-        json_schema_extra=RELOAD,
+    token_file: FileName | None = _file(
+        "File of tokens, a line a role (read, write or admin) and a token. Without it, nobody is asked for"
+        " one.",
+        "tokens",
     )
-    insecure_no_token: bool = Field(
-        False,
-        description="Listen beyond loopback although anybody who reaches the port may do anything.",
-        json_schema_extra=RESTART,
+    insecure_no_token: bool = _switch(
+        "Listen beyond loopback although anybody who reaches the port may do anything."
     )
 
 
 class AdminConfig(_Section):
     """``admin``: who may read and steer nodes over HTTP. Where they listen for it, ``nodes`` say."""
 
-    token_file: FileName | None = Field(
-        None,
-        description="File whose first line is the token. Relative to this file.",
-        examples=["admin.token"],
-        json_schema_extra=RESTART,
+    token_file: FileName | None = _file(
+        "File of tokens, one a line, any of which is good. What is in it is followed at once.",
+        "admin.token",
+        change=RESTART,
     )
-    insecure_no_token: bool = Field(
-        False, description="Listen beyond loopback without a token.", json_schema_extra=RESTART
-    )
+    insecure_no_token: bool = _switch("Listen beyond loopback without a token.")
 
 
 class NodeConfig(_Section):

@@ -230,18 +230,34 @@ async def test_colours_on_a_terminal_unless_no_color_is_set_and_every_line_fits(
 
 COMPLETE = """
 eval "$(pulsering --show-completion)"
-COMP_WORDS=(pulsering check -o nag); COMP_CWORD=3
-_pulsering_completion pulsering
-echo "${COMPREPLY[@]}"
+for line in "check -o nag" "conns --node b" "latency -c other.yaml --node x" "drain a" "serve -c broken.yaml --node a"; do
+    COMP_WORDS=(pulsering $line); COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
+    _pulsering_completion pulsering
+    echo "${COMPREPLY[@]}"
+done
+"""
+NODES = """
+version: 1
+cluster: c
+epoch: 1
+nodes:
+  - {name: a, address: 'h1:1'}
+  - {name: bee, address: 'h2:1', cores: 2}
 """
 
 
 @pytest.mark.skipif(
     not (shutil.which("bash") and shutil.which("pulsering")), reason="no bash or no script here"
 )
-def test_bash_completes_once_it_has_the_script() -> None:
-    done = subprocess.run(["bash", "-c", COMPLETE], capture_output=True, text=True, timeout=60, check=False)
-    assert (done.stdout, done.stderr) == ("nagios\n", "")
+def test_bash_completes_once_it_has_the_script(tmp_path: Path) -> None:
+    """Names of nodes are those of the file that is meant; where it is broken there are none, and no noise."""
+    (tmp_path / "cluster.yaml").write_text(NODES)
+    (tmp_path / "broken.yaml").write_text(NODES.replace("epoch: 1", "epoch: x"))
+    (tmp_path / "other.yaml").write_text(NODES.replace("bee", "x.y"))
+    done = subprocess.run(
+        ["bash", "-c", COMPLETE], capture_output=True, text=True, timeout=60, check=False, cwd=tmp_path
+    )
+    assert (done.stdout.splitlines(), done.stderr) == (["nagios", "bee-0 bee-1", "x.y-0 x.y-1", "a", ""], "")
 
 
 # --- support-dump -----------------------------------------------------------------------------------------

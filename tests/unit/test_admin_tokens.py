@@ -56,9 +56,9 @@ def test_a_file_that_breaks_later_changes_nothing(file: Path, broken: str | None
 @pytest.mark.parametrize(
     ("data", "words"),
     [
-        (b"\n \n", "has no token in it"),
-        (b"secret\n", f"a token of 6 letters, at least {limits.TOKEN_LETTERS_MIN}"),
-        (b"\xff" * 32, "is not ASCII text"),
+        (b"\n \n", "no token in it"),
+        (b"secret\n", f"a token of 6 letters: at least {limits.TOKEN_LETTERS_MIN} are needed"),
+        (b"\xff" * 32, "not ASCII text"),
         (b"x" * (limits.TOKEN_FILE_BYTES + 1), "is this it?"),
     ],
 )

@@ -9,7 +9,7 @@ import typer
 
 from pulsering_server.cli.exits import CANNOT_REACH, FAILED, OK
 from pulsering_server.cli.misuse import Misuse
-from pulsering_server.cli.options import WAIT, AdminAt, Config, Format, Timeout, Url, Watch
+from pulsering_server.cli.options import WAIT, AdminAt, Config, Format, Nodes, Timeout, Url, Watch
 from pulsering_server.cli.output import Answer, Output, duration, plain, respond, seconds_of, table
 from pulsering_server.cli.target import target_of
 from pulsering_server.units import about_size
@@ -39,9 +39,7 @@ _FIELD: Final = {
 
 
 def conns(
-    node: Annotated[
-        list[str] | None, typer.Option("--node", metavar="NAME", help="Only of this node; repeatable.")
-    ] = None,
+    node: Nodes = None,
     sort: Annotated[Sort, typer.Option(help="The greatest of these come first.")] = Sort.SENT,
     limit: Annotated[
         int, typer.Option("--limit", "-n", min=1, max=_SENDS_MAX, help="How many to show.")

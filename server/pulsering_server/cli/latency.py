@@ -16,7 +16,7 @@ import typer
 from pulsering.errors import PresenceError
 from pulsering_server.cli.exits import CANNOT_REACH, FAILED, OK
 from pulsering_server.cli.misuse import Misuse
-from pulsering_server.cli.options import WAIT, Config, Format, Timeout, Url
+from pulsering_server.cli.options import WAIT, Config, Format, Nodes, Timeout, Url
 from pulsering_server.cli.output import Answer, Output, plain, respond, seconds_of, table
 from pulsering_server.cli.target import cluster_url
 
@@ -71,9 +71,7 @@ def latency(
         str, typer.Option(metavar="DURATION", help="A question to each node this often.")
     ] = "10ms",
     page: Annotated[int, typer.Option(min=1, max=8192, help="Users in a page.")] = 100,
-    node: Annotated[
-        list[str] | None, typer.Option("--node", metavar="NAME", help="Only this node; repeatable.")
-    ] = None,
+    node: Nodes = None,
     url: Url = None,
     config: Config = None,
     timeout: Timeout = WAIT,

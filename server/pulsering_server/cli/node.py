@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from pulsering_server.cli.completion import node_names
 from pulsering_server.cli.config import Settings, set_for_this_process
 from pulsering_server.cli.output import seconds_of
 from pulsering_server.cli.target import CONFIG_VARIABLE
@@ -25,7 +26,11 @@ def serve(
     name: Annotated[
         str,
         typer.Option(
-            "--node", metavar="NAME", envvar="PULSERING_NODE", help="Which node of the file, or core of it."
+            "--node",
+            metavar="NAME",
+            envvar="PULSERING_NODE",
+            help="Which node of the file, or core of it.",
+            autocompletion=node_names,
         ),
     ],
     config: Config = Path("cluster.yaml"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final, TypeVar
 
 import typer
 
+from pulsering_server.cli.completion import core_names
 from pulsering_server.cli.output import Output, seconds_of
 from pulsering_server.cli.target import cluster_url
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from pulsering import PresenceClient
 
-__all__ = ["WAIT", "AdminAt", "Config", "Format", "Timeout", "Url", "Watch", "call"]
+__all__ = ["WAIT", "AdminAt", "Config", "Format", "Nodes", "Timeout", "Url", "Watch", "call"]
 
 T = TypeVar("T")
 
@@ -40,6 +41,10 @@ AdminAt = Annotated[
         help="Where to ask a node's admin port instead, such as the near end of a tunnel; repeatable.",
         rich_help_panel=_CLUSTER,
     ),
+]
+Nodes = Annotated[
+    list[str] | None,
+    typer.Option("--node", metavar="NAME", help="Only of this node; repeatable.", autocompletion=core_names),
 ]
 Format = Annotated[Output, typer.Option("--output", "-o", help="How to answer.")]
 Watch = Annotated[

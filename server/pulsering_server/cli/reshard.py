@@ -19,6 +19,7 @@ from pulsering.errors import PresenceError
 from pulsering.probe import probe, probe_topology
 from pulsering.topology import Topology
 from pulsering.url import Address, ServiceUrl, parse_url
+from pulsering_server.cli.completion import node_names
 from pulsering_server.cli.exits import FAILED, MISUSED, OK
 from pulsering_server.cli.misuse import Misuse
 from pulsering_server.cli.options import Config, Format, Timeout, Url
@@ -122,7 +123,10 @@ def apply(
 
 
 def drain(
-    node: Annotated[str, typer.Argument(metavar="NODE", help="A node's name, or its host:port.")],
+    node: Annotated[
+        str,
+        typer.Argument(metavar="NODE", help="A node's name, or its host:port.", autocompletion=node_names),
+    ],
     no_wait: Annotated[bool, typer.Option("--no-wait", help="Say how it is, and wait for nothing.")] = False,
     url: Url = None,
     config: Config = None,
