@@ -230,7 +230,8 @@ async def test_colours_on_a_terminal_unless_no_color_is_set_and_every_line_fits(
 
 COMPLETE = """
 eval "$(pulsering --show-completion)"
-for line in "check -o nag" "conns --node b" "latency -c other.yaml --node x" "drain a" "serve -c broken.yaml --node a"; do
+for line in "check -o nag" "conns --node b" "latency -c other.yaml --node x" "drain a" \\
+    "serve -c broken.yaml --node a"; do
     COMP_WORDS=(pulsering $line); COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
     _pulsering_completion pulsering
     echo "${COMPREPLY[@]}"
