@@ -16,7 +16,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
 .DEFAULT_GOAL := help
 .PHONY: help prerequisites setup demo bench publish test check format coverage sanitize sim sim-planted chaos
-.PHONY: fuzz clean
+.PHONY: fuzz docs clean
 .PHONY: check-lint check-format check-types check-stubs check-imports check-cython
 
 help: ## list these verbs
@@ -126,6 +126,12 @@ chaos: setup ## about six minutes of real faults on real nodes, every answer jud
 fuzz: setup ## what strangers' bytes meet: atheris for two minutes, then 10^7 damaged frames (ARGS=--help)
 	@$(BIN)/python -c 'import atheris' 2> /dev/null || $(PIP) install --editable '.[dev,fuzz]'
 	@cd tests && $(CURDIR)/$(BIN)/python -m fuzz $(ARGS)
+
+# What builds them is installed when it is wanted, without Pulsering being built anew for it.
+docs: setup ## the documents as a site, strictly: build/site/index.html
+	@$(BIN)/python -c 'import material' 2> /dev/null || $(PIP) install $$($(BIN)/python -c 'import tomllib; \
+		print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"])')
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict && echo "docs: build/site/index.html"
 
 clean: ## remove everything that the other verbs made, .venv included
 	@rm -rf $(VENV) build dist htmlcov .coverage* .hypothesis .benchmarks .mypy_cache .ruff_cache \

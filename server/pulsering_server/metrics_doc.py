@@ -19,9 +19,9 @@ ports.
 
 Generated from the code: `python -m pulsering_server.metrics_doc > docs/metrics.md`.
 
-What to look at first, and what to do about it: [runbook.md](runbook.md). A dashboard and alert rules are in
-[deploy/](../deploy/). Besides these there are the `process_…` metrics that prometheus-client gives every
-process: processor, memory, open files, start time.
+What to look at first, and what to do about it: [runbook.md](runbook.md). A dashboard and alert rules come in
+`deploy/` ([deploy.md](deploy.md)). Besides these there are the `process_…` metrics that prometheus-client
+gives every process: processor, memory, open files, start time.
 
 | metric | type | labels | what it says |
 |---|---|---|---|

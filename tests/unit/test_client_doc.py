@@ -1,16 +1,15 @@
-"""docs/client.md is true: its Python runs, and its tables name every option, error, reason and metric."""
+"""docs/client.md is true: its tables name every option, error, reason and metric.
 
-import ast
+That its Python runs is shown by tests/e2e/test_docs_code.py.
+"""
+
 import dataclasses
-import inspect
 import re
 from pathlib import Path
-from types import CodeType
-from typing import Any
 
 import pytest
 
-from pulsering import ClientOptions, PresenceClient, PresenceError, Reason, Status, errors
+from pulsering import ClientOptions, PresenceClient, PresenceError, Reason, errors
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "client.md"
 
@@ -19,30 +18,6 @@ pytestmark = pytest.mark.skipif(not DOCUMENT.is_file(), reason="only the wheel i
 
 def text() -> str:
     return DOCUMENT.read_text("utf-8") if DOCUMENT.is_file() else ""
-
-
-def blocks() -> list[Any]:
-    found = re.finditer(r"```python\n(.*?)```", text(), re.DOTALL)
-    return [
-        pytest.param(match[1], id=f"line {text()[: match.start()].count(chr(10)) + 2}") for match in found
-    ]
-
-
-def compiled(block: str) -> CodeType:
-    local = re.sub(r"presence://h1:7400[\w:,/]*", "memory://", block)
-    code: CodeType = compile(local, str(DOCUMENT), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    return code
-
-
-@pytest.mark.parametrize("block", blocks())
-async def test_every_block_runs(block: str) -> None:
-    """With an open client where users 1 to 100 are online, as the text around it says or implies."""
-    async with PresenceClient.from_url("memory://", timeout=5) as presence:
-        await presence.heartbeat_many(range(1, 101))
-        names = {"presence": presence, "PresenceClient": PresenceClient, "Status": Status}
-        outcome = eval(compiled(block), names)
-        if inspect.isawaitable(outcome):
-            await outcome
 
 
 def rows() -> set[str]:
