@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
+import trustme
 from e2e.test_cores import free_ports
 from support.raw_peer import PATIENCE_S
 
@@ -49,6 +50,9 @@ class Stage:
         (directory / "new.yaml").write_text(self._text(NODES[:-1], epoch=2), "utf-8")
         for file in ("admin.token", "etc/admin.token"):
             (directory / file).write_text(TOKEN, "utf-8")
+        trustme.CA().issue_cert("node-a.example").private_key_and_cert_chain_pem.write_to_path(
+            directory / "node.pem"
+        )
         self._programs = directory / "bin"
         self._programs.mkdir()
         self._program("scp", _SCP)

@@ -25,7 +25,7 @@ from pulsering_server.config import ConfigErrors, parse_config
 LANGUAGES = {"python", "console", "yaml", "text", "hex"}
 """``hex`` is compared by test_protocol_doc.py; ``text`` is what something prints, or a file without one."""
 
-HERE = {"pulsering", "curl", "grep", "jq", "tar", "head"}
+HERE = {"pulsering", "curl", "grep", "jq", "openssl", "tar", "head"}
 ELSEWHERE = {
     r"make \w+": "what runs these tests has done it, or would run them again",
     r"pulsering (demo|bench)": "minutes of a quiet machine; both have tests of their own",
@@ -34,6 +34,7 @@ ELSEWHERE = {
     r"(install|systemctl|journalctl|top|ls)\b": "a machine on which systemd runs nodes",
     "cat /sys/fs/cgroup": "the same",
     r"(vmstat|timedatectl|ss)\b": "tools of the system that not every machine has",
+    "etcdctl ": "an etcd",
     "ssh ": "another machine",
     "docker ": "a container engine",
     "kubectl ": "a Kubernetes cluster",
