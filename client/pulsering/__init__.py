@@ -25,6 +25,7 @@ from pulsering.options import ClientOptions
 from pulsering.reports import Change, Count, HeartbeatReport, Location, NodeStatus
 from pulsering.snapshot import Snapshot
 from pulsering.status import Cause, Reason, Status
+from pulsering.watch import Watch
 
 __all__ = [
     "CallTimeout",
@@ -55,5 +56,6 @@ __all__ = [
     "Unauthorized",
     "UnknownPresence",
     "VersionMismatch",
+    "Watch",
     "WatchOverflow",
 ]

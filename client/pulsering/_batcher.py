@@ -11,20 +11,24 @@ import sys
 from array import array
 from collections.abc import Callable, Iterable
 from itertools import repeat
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from pulsering._calls import Call
 from pulsering._driver import Driver, Run
+from pulsering._read_call import ReadCall
+from pulsering._write_call import WriteCall
+from pulsering.errors import PresenceError
 from pulsering.ids import UserId, seeds_of
 from pulsering.kernel import hash_id
+from pulsering.options import ClientOptions
+from pulsering.wire import Op
 
-if TYPE_CHECKING:
-    from pulsering.errors import PresenceError
-
-__all__ = ["Batcher"]
+__all__ = ["Batcher", "Verdict", "read_batcher", "write_batcher"]
 
 C = TypeVar("C", bound=Call)
 T = TypeVar("T")
+Verdict: TypeAlias = tuple[int, int, float | None]
+"""``Status``, ``Reason``, and the seconds until more will be known."""
 
 
 class Batcher(Generic[C, T]):
@@ -123,3 +127,46 @@ def _tell(waiters: "Iterable[asyncio.Future[T]]", answers: "Iterable[T]") -> Non
     for waiter, answer in zip(waiters, answers, strict=False):
         if not waiter.done():
             waiter.set_result(answer)
+
+
+def write_batcher(
+    driver: Driver, loop: asyncio.AbstractEventLoop, options: ClientOptions, op: Op, grace_ms: int
+) -> "Batcher[WriteCall, None]":
+    """Collects heartbeats, or leaves with one grace."""
+
+    def answers(call: WriteCall) -> Iterable[PresenceError | None]:
+        if 0 not in call.acks:
+            return repeat(None)
+        now = loop.time()
+        return (None if copies else call.failure(now) for copies in call.acks)
+
+    return Batcher(
+        driver,
+        loop,
+        options.timeout,
+        options.linger,
+        lambda keys: WriteCall(driver.cluster, keys, op, grace_ms=grace_ms),
+        answers,
+    )
+
+
+def read_batcher(
+    driver: Driver, loop: asyncio.AbstractEventLoop, options: ClientOptions, *, strict: bool
+) -> "Batcher[ReadCall, Verdict]":
+    """Collects reads."""
+
+    def verdicts(call: ReadCall) -> "Iterable[Verdict | PresenceError]":
+        outage = call.outage(loop.time())
+        if outage is not None:
+            return repeat(outage)
+        retry_after = call.retry_after() if call.waits else repeat(None, call.key_count)
+        return zip(call.statuses, call.reasons, retry_after, strict=True)
+
+    return Batcher(
+        driver,
+        loop,
+        options.timeout,
+        options.linger,
+        lambda keys: ReadCall(driver.cluster, keys, strict=strict),
+        verdicts,
+    )

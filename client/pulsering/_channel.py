@@ -148,6 +148,11 @@ class Channel:
         return bool(self._ready)
 
     @property
+    def lasting(self) -> Connection | None:
+        """A connection that takes requests and is not closed for want of them."""
+        return next((connection for connection in self._ready if connection.lasting), None)
+
+    @property
     def healthy(self) -> bool:
         """Ready, and its circuit closed."""
         return self.circuit.state is CircuitState.CLOSED and self.ready
@@ -267,6 +272,7 @@ class Channel:
                 delay = self._on_failure(error, backoff)
             else:
                 since = loop.time()
+                connection.lasting = permanent
                 self._on_connected(connection, welcome)
                 try:
                     await (lost if permanent else self._lost_or_idle(connection, lost))

@@ -69,6 +69,10 @@ class Cluster:
         """The time at which heartbeats are said, in ms."""
         self.read_times = Percentile95() if options.hedge == "p95" else None
         """How long reads take, if anybody wants to know."""
+        self.on_channel: Callable[[Channel], None] | None = None
+        """Told of a channel whose connections may be others now."""
+        self.on_topology: Callable[[], None] | None = None
+        """Told that the topology, or those before it, may be others now."""
         self._seeds = transport.seeds
         self._cluster = transport.cluster
         self._options = options
@@ -337,6 +341,11 @@ class Cluster:
                 self._open_channel(node)
             elif node.port:
                 channel.move(Address(node.host, node.port))
+        self._tell_topology()
+
+    def _tell_topology(self) -> None:
+        if self.on_topology is not None:
+            self.on_topology()
 
     def _open_channel(self, node: Node) -> Channel:
         address = Address(node.host, node.port)
@@ -372,6 +381,7 @@ class Cluster:
             else:
                 await self._reach(old)
                 self._retired.learn(old)
+                self._tell_topology()
                 if self._retirement is None:
                     self._schedule_retirement()
 
@@ -423,6 +433,8 @@ class Cluster:
     def _on_channel_change(self, channel: Channel) -> None:
         if self._channels.get(channel.node) is channel:
             (self._unhealthy.discard if channel.healthy else self._unhealthy.add)(channel.node)
+        if self.on_channel is not None:
+            self.on_channel(channel)
 
     def _on_trouble(self, channel: Channel) -> None:
         # It may have a new address; and when nobody is left, the seeds may know new nodes. All clients see it

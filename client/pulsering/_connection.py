@@ -23,11 +23,14 @@ from pulsering.errors import (
     NodeBusy,
     NodeDraining,
     NodeUnavailable,
+    NotServed,
+    Overloaded,
     PresenceError,
     ProtocolError,
     Unauthorized,
     VersionMismatch,
 )
+from pulsering.frame_age import FrameAge
 from pulsering.transport import now_ms
 from pulsering.wire import HEADER_BYTES, REPLY, VERSION, ErrorCode, Frame, FrameReader, Op, encode_frame
 
@@ -38,6 +41,9 @@ __all__ = ["Connection", "resolve"]
 
 _GOAWAY: Final = int(Op.GOAWAY)
 _ERROR: Final = int(Op.ERROR)
+_WATCH: Final = int(Op.WATCH)
+_DATED: Final = frozenset({int(Op.HELLO), _WATCH})
+"""Replies whose age is told: the first of a connection, and those that what follows is a sequel of."""
 _WRITE_HIGH_BYTES: Final = 256 << 10
 """Unsent bytes in the transport before further frames wait in the queue, where they can be abandoned."""
 
@@ -69,6 +75,12 @@ class Connection(asyncio.Protocol):
         """Loop time of the last reply."""
         self.on_vitals: Callable[[messages.Vitals], None] | None = None
         """Told what the node says of itself with each ping: also who is never asked hears of a new epoch."""
+        self.on_watch: Callable[[messages.WatchPush], None] | None = None
+        """Told what the node pushes to who watches."""
+        self.lasting = False
+        """Whether it is kept when there is little to do."""
+        self.age_ms = 0
+        """How long the last WATCH frame was under way, beyond what frames take."""
         self._loop = loop
         self._on_change = on_change
         self._now_ms = clock
@@ -85,6 +97,7 @@ class Connection(asyncio.Protocol):
         self._ping: Request | None = None
         self._missed = 0
         self._timer: asyncio.TimerHandle | None = None
+        self._age: FrameAge | None = None
 
     # --- What the channel asks ---------------------------------------------------------------------------
 
@@ -252,6 +265,8 @@ class Connection(asyncio.Protocol):
             self._on_goaway(frame)
         elif op == _ERROR:
             self._on_error(frame)
+        elif op == _WATCH and not request_id:
+            self._on_push(frame)
         else:
             request = self._in_flight.pop(request_id, None)
             if request is None:
@@ -265,7 +280,27 @@ class Connection(asyncio.Protocol):
             except FrameError as error:
                 self._breach(f"{request.op.name} reply: {error}", request)
                 return
+            if op in _DATED:
+                self._date(frame)
             request.settle(reply, None)
+
+    def _on_push(self, frame: Frame) -> None:
+        try:
+            push = messages.decode_watch_push(frame.body)
+        except FrameError as error:
+            self._breach(f"WATCH push: {error}")
+            return
+        if self.on_watch is None:
+            self._breach("a WATCH push, and nobody has watched")
+            return
+        self._date(frame)
+        self.on_watch(push)
+
+    def _date(self, frame: Frame) -> None:
+        now_ms = self._now_ms()
+        if self._age is None:
+            self._age = FrameAge(frame.sender_ms, now_ms)
+        self.age_ms = self._age.age_ms(frame.sender_ms, now_ms)
 
     def _on_goaway(self, frame: Frame) -> None:
         self.draining_ms = messages.decode_error(frame.body).after_ms
@@ -296,6 +331,10 @@ class Connection(asyncio.Protocol):
                 return NodeDraining(text, node=self.label, op=op)
             case ErrorCode.UNAUTHORIZED | ErrorCode.FORBIDDEN:
                 return Unauthorized(text, node=self.label, op=op)
+            case ErrorCode.UNKNOWN_OP:
+                return NotServed(f"{text}; nodes are upgraded before services", node=self.label, op=op)
+            case ErrorCode.WATCH_LIMIT:
+                return Overloaded(text, node=self.label, op=op)
             case ErrorCode.CLUSTER_MISMATCH:
                 return ClusterMismatch(text, node=self.label, op=op)
             case ErrorCode.UNSUPPORTED_VERSION:
@@ -370,6 +409,7 @@ _READERS: "Final[dict[int, _Reader]]" = {
     Op.HEARTBEAT: _read_write,
     Op.LEAVE: _read_write,
     Op.GET: lambda body, request: messages.decode_get_reply(body, request.count, want_ages=request.want_ages),
+    Op.WATCH: lambda body, request: messages.decode_watch_reply(body, request.count),
     Op.COUNT: lambda body, request: messages.decode_count_reply(body),
     Op.HELLO: lambda body, request: messages.decode_welcome(body),
     Op.PING: lambda body, request: messages.decode_vitals(body),

@@ -55,6 +55,7 @@ class WatchCore:
         self._stops: list[tuple[str, bytes]] = []
         self._marked = False
         self._pulse_ms = messages.watch_pulse_ms(topology.ttl_ms)
+        self._overflowed: list[Reader] = []
         self.refusal: PresenceError | None = None
         """Why a node will not be watched at all, by whatever asks."""
 
@@ -62,6 +63,11 @@ class WatchCore:
     def idle(self) -> bool:
         """Whether nobody watches anybody."""
         return not len(self.table)
+
+    @property
+    def restless(self) -> bool:
+        """Whether there is somebody to ask something."""
+        return bool(self._wanted or self._unwanted or self._afresh or self._again or self._stops)
 
     # --- Readers -------------------------------------------------------------------------------------------
 
@@ -82,6 +88,11 @@ class WatchCore:
     def close(self, reader: Reader) -> None:
         """A reader goes."""
         self.unwatch(list(reader.ids), reader)
+
+    def take_overflowed(self) -> list[Reader]:
+        """Readers that did not keep up and were closed, each told once."""
+        overflowed, self._overflowed = self._overflowed, []
+        return overflowed
 
     # --- The cluster ---------------------------------------------------------------------------------------
 
@@ -259,3 +270,4 @@ class WatchCore:
             self.table.settle()
         for reader in self.table.take_overflowed():
             self.close(reader)
+            self._overflowed.append(reader)

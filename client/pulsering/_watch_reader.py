@@ -18,6 +18,7 @@ from pulsering.status import Cause, Reason, Status
 
 if TYPE_CHECKING:
     from pulsering._watch_table import WatchTable
+    from pulsering.errors import PresenceError
 
 __all__ = ["Reader"]
 
@@ -33,6 +34,8 @@ class Reader:
         self.limit = limit
         self.overflowed = 0
         """How many users waited when there were too many; the watch is over then."""
+        self.error: PresenceError | None = None
+        """Why the watch is over."""
         self.on_ready: Callable[[], None] | None = None
         """Called, once, when there is something to read."""
         self._table = table
@@ -77,6 +80,17 @@ class Reader:
             self._later[key] = None
             if len(self._later) > self.limit:
                 self.overflowed = len(self._later)
+        self.wake()
+
+    def fail(self, error: "PresenceError") -> None:
+        """The watch is over; what was not read is forgotten."""
+        self.error = error
+        self._first.clear()
+        self._later.clear()
+        self.wake()
+
+    def wake(self) -> None:
+        """There is something to read, if only that it is over."""
         if self.on_ready is not None:
             wake, self.on_ready = self.on_ready, None
             wake()

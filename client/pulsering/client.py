@@ -11,17 +11,17 @@ import contextlib
 import os
 import random
 import warnings
-from collections.abc import Iterable
-from itertools import repeat
 from threading import get_ident
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
-from pulsering._batcher import Batcher
+from pulsering import limits
+from pulsering._batcher import Batcher, Verdict, read_batcher, write_batcher
 from pulsering._cluster import Cluster
 from pulsering._count_call import CountCall
 from pulsering._driver import Driver
 from pulsering._read_call import ReadCall
+from pulsering._watch_hub import WatchHub
 from pulsering._write_call import WriteCall
 from pulsering.errors import (
     CallTimeout,
@@ -39,9 +39,11 @@ from pulsering.status import Reason, Status
 from pulsering.topology import Topology
 from pulsering.transport import Transport, connect_by
 from pulsering.url import parse_url
+from pulsering.watch import Watch
 from pulsering.wire import Op
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Self, Unpack
 
     from typing_extensions import Buffer
@@ -52,8 +54,6 @@ __all__ = ["OnUnknown", "PresenceClient"]
 
 Ids: TypeAlias = "Iterable[UserId] | Buffer"
 OnUnknown: TypeAlias = Literal["raise", "offline", "online"]
-_Verdict: TypeAlias = tuple[int, int, float | None]
-"""``Status``, ``Reason``, and the seconds until more will be known."""
 
 _ONLINE, _UNKNOWN = int(Status.ONLINE), int(Status.UNKNOWN)
 _NEW, _OPENING, _OPEN, _CLOSED = range(4)
@@ -113,9 +113,10 @@ class PresenceClient:
         self._driver: Driver
         self._hash_seed = 0
         self._beats: Batcher[WriteCall, None]
-        self._reads: Batcher[ReadCall, _Verdict]
-        self._strict_reads: Batcher[ReadCall, _Verdict]
+        self._reads: Batcher[ReadCall, Verdict]
+        self._strict_reads: Batcher[ReadCall, Verdict]
         self._leaves: dict[int, Batcher[WriteCall, None]] = {}
+        self._watches: WatchHub | None = None
 
     @classmethod
     def from_url(cls, url: str, **options: "Unpack[Options]") -> "Self":
@@ -168,9 +169,9 @@ class PresenceClient:
             telemetry.watch(cluster, driver, loop)
         self._cluster, self._driver = cluster, driver
         self._hash_seed = cluster.topology.hash_seed
-        self._beats = _write_batcher(driver, loop, options, Op.HEARTBEAT, 0)
-        self._reads = _read_batcher(driver, loop, options, strict=False)
-        self._strict_reads = _read_batcher(driver, loop, options, strict=True)
+        self._beats = write_batcher(driver, loop, options, Op.HEARTBEAT, 0)
+        self._reads = read_batcher(driver, loop, options, strict=False)
+        self._strict_reads = read_batcher(driver, loop, options, strict=True)
         self._state = _OPEN
         self._thread = get_ident()
 
@@ -183,6 +184,8 @@ class PresenceClient:
             loop = asyncio.get_running_loop()
             if loop is not self._loop:
                 raise ClientClosed("the client is bound to another event loop; close it there")
+            if self._watches is not None:
+                self._watches.close(ClientClosed("the client was closed"))
             self._driver.close()
             self._closing = loop.create_task(self._cluster.aclose(), name="pulsering close")
         self._state = _CLOSED
@@ -194,9 +197,11 @@ class PresenceClient:
         if getattr(self, "_state", _NEW) != _OPEN or _forks != self._forks:
             return
         warnings.warn(f"unclosed {self!r}; use async with, or await aclose()", ResourceWarning, stacklevel=2)
-        loop, cluster, driver = self._loop, self._cluster, self._driver
+        loop, cluster, driver, watches = self._loop, self._cluster, self._driver, self._watches
 
         def abandon() -> None:
+            if watches is not None:
+                watches.close(ClientClosed("the client was dropped"))
             driver.close()
             task = loop.create_task(cluster.aclose())
             _ABANDONED.add(task)
@@ -260,7 +265,7 @@ class PresenceClient:
         if batcher is None:
             if len(self._leaves) >= 64:  # graces differ from call to call: nothing to share
                 self._leaves.clear()
-            batcher = _write_batcher(self._driver, loop, self._options, Op.LEAVE, grace_ms)
+            batcher = write_batcher(self._driver, loop, self._options, Op.LEAVE, grace_ms)
             self._leaves[grace_ms] = batcher
         failure = await batcher.join(user_id)
         if failure is not None:
@@ -362,6 +367,23 @@ class PresenceClient:
             raise outage
         return call.count
 
+    def watch(self, ids: Ids = (), *, buffer: int = limits.WATCH_BUFFER) -> Watch:
+        """Be told of changes: first the state of each user, then each change of it.
+
+        ``async for change in presence.watch(ids)`` gives ``Change`` values; ``add`` and ``remove`` of what
+        this returns change who is watched. Who reads slowly gets the latest state of each user; with more
+        than ``buffer`` users of whom a change was not read, the watch ends with ``WatchOverflow``. See
+        ``docs/watch.md``.
+        """
+        loop = self._check()
+        if buffer < 1:
+            raise ValueError(f"buffer: a watch holds at least 1 unread change, not {buffer}")
+        if self._watches is None:
+            self._watches = WatchHub(self._cluster, loop)
+        watch = Watch(self._watches, self._hash_seed, self._check, buffer)
+        watch.add(ids)
+        return watch
+
     # --- About the cluster -------------------------------------------------------------------------------
 
     @property
@@ -417,6 +439,7 @@ class PresenceClient:
             "timeouts": driver.timeouts,
             "calls_running": driver.running,
             "keys_pending": driver.pending_keys,
+            "users_watched": self._watches.watched if self._watches is not None else 0,
             "epoch": cluster.topology.epoch,
             "topology_refreshes": cluster.refreshes,
             "retry_tokens": cluster.budget.tokens,
@@ -449,42 +472,3 @@ def _telemetry_of(options: ClientOptions) -> "Telemetry | None":
     from pulsering._telemetry import telemetry_for
 
     return telemetry_for(options.telemetry)
-
-
-def _write_batcher(
-    driver: Driver, loop: asyncio.AbstractEventLoop, options: ClientOptions, op: Op, grace_ms: int
-) -> "Batcher[WriteCall, None]":
-    def answers(call: WriteCall) -> Iterable[PresenceError | None]:
-        if 0 not in call.acks:
-            return repeat(None)
-        now = loop.time()
-        return (None if copies else call.failure(now) for copies in call.acks)
-
-    return Batcher(
-        driver,
-        loop,
-        options.timeout,
-        options.linger,
-        lambda keys: WriteCall(driver.cluster, keys, op, grace_ms=grace_ms),
-        answers,
-    )
-
-
-def _read_batcher(
-    driver: Driver, loop: asyncio.AbstractEventLoop, options: ClientOptions, *, strict: bool
-) -> "Batcher[ReadCall, _Verdict]":
-    def verdicts(call: ReadCall) -> "Iterable[_Verdict | PresenceError]":
-        outage = call.outage(loop.time())
-        if outage is not None:
-            return repeat(outage)
-        retry_after = call.retry_after() if call.waits else repeat(None, call.key_count)
-        return zip(call.statuses, call.reasons, retry_after, strict=True)
-
-    return Batcher(
-        driver,
-        loop,
-        options.timeout,
-        options.linger,
-        lambda keys: ReadCall(driver.cluster, keys, strict=strict),
-        verdicts,
-    )

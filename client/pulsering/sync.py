@@ -13,27 +13,41 @@ import contextlib
 import functools
 import os
 import threading
+import time
 import types
 import uuid
 import warnings
 import weakref
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Generic, ParamSpec, TypeVar, overload
 
+from pulsering import limits
 from pulsering.client import PresenceClient as AsyncClient
 from pulsering.errors import ClientClosed
+from pulsering.reports import Change
 from pulsering.topology import Topology
+from pulsering.watch import Watch as AsyncWatch
 
 if TYPE_CHECKING:
     from typing import Self, Unpack
 
+    from typing_extensions import Buffer
+
+    from pulsering.ids import UserId
     from pulsering.options import Options
 
-__all__ = ["PresenceClient"]
+__all__ = ["PresenceClient", "Watch"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+TAKEN_AT_ONCE: Final = 256
+"""Changes that a blocking watch takes with one trip to its client's thread."""
+
+FRESH_S: Final = 0.05
+"""How long they count as the latest; those that are older are looked up again."""
 
 EXIT_S: Final = 3.0
 """How long the end of the process waits for one client to say goodbye."""
@@ -296,6 +310,11 @@ class PresenceClient:
     get_many = _Blocking(AsyncClient.get_many)
     count = _Blocking(AsyncClient.count)
     status = _Blocking(AsyncClient.status)
+
+    def watch(self, ids: "Iterable[UserId] | Buffer" = (), *, buffer: int = limits.WATCH_BUFFER) -> "Watch":
+        """As ``pulsering.PresenceClient.watch``; ``for change in presence.watch(ids)`` waits for each."""
+        return Watch(self, self._wait_for(_watch, (ids,), {"buffer": buffer}))
+
     locate = _Relayed(AsyncClient.locate)
     stats = _Relayed(AsyncClient.stats)
 
@@ -329,6 +348,84 @@ class PresenceClient:
             raise ClientClosed("the client was closed while the call was under way") from None
         finally:
             answer.cancel()  # whoever was interrupted no longer waits
+
+
+class Watch:
+    """Changes of some users' status, first the state of each: ``for change in watch`` waits for the next.
+
+    As ``pulsering.Watch``, only that ``aclose`` is ``close``. One thread reads it; any other may add ids,
+    remove them, and close it, which ends the reading.
+    """
+
+    def __init__(self, client: PresenceClient, watch: AsyncWatch) -> None:
+        self._client = client
+        self._watch = watch
+        self._taken: deque[Change] = deque()
+        self._taken_until = 0.0
+
+    def add(self, ids: "Iterable[UserId] | Buffer") -> None:
+        """As ``pulsering.Watch.add``."""
+        self._client._wait_for(_add, (self._watch, ids), {})
+
+    def remove(self, ids: "Iterable[UserId] | Buffer") -> None:
+        """As ``pulsering.Watch.remove``."""
+        self._client._wait_for(_remove, (self._watch, ids), {})
+
+    @property
+    def watched(self) -> int:
+        """How many users are watched."""
+        return self._watch.watched
+
+    def __iter__(self) -> "Self":
+        return self
+
+    def __next__(self) -> Change:
+        taken = self._taken
+        if not taken or time.monotonic() > self._taken_until:
+            unread = tuple(taken)
+            taken.clear()
+            taken += self._client._wait_for(_take_some, (self._watch, unread), {})
+            self._taken_until = time.monotonic() + FRESH_S
+            if not taken:
+                raise StopIteration
+        return taken.popleft()
+
+    def __enter__(self) -> "Self":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: types.TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Watch nobody any more. It may be called again, from any thread."""
+        with contextlib.suppress(ClientClosed):  # it has ended with its client
+            self._client._wait_for(_close, (self._watch,), {})
+        self._taken.clear()
+
+
+async def _watch(client: AsyncClient, ids: "Iterable[UserId] | Buffer", *, buffer: int) -> AsyncWatch:
+    return client.watch(ids, buffer=buffer)
+
+
+async def _add(client: AsyncClient, watch: AsyncWatch, ids: "Iterable[UserId] | Buffer") -> None:
+    watch.add(ids)
+
+
+async def _remove(client: AsyncClient, watch: AsyncWatch, ids: "Iterable[UserId] | Buffer") -> None:
+    watch.remove(ids)
+
+
+async def _take_some(client: AsyncClient, watch: AsyncWatch, unread: tuple[Change, ...]) -> list[Change]:
+    return await watch.take_some(TAKEN_AT_ONCE, unread)
+
+
+async def _close(client: AsyncClient, watch: AsyncWatch) -> None:
+    await watch.aclose()
 
 
 async def _topology(client: AsyncClient) -> Topology:

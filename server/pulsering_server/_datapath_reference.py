@@ -6,7 +6,7 @@
 
 from typing import TYPE_CHECKING
 
-from pulsering_server.frame_age import FrameAge
+from pulsering.frame_age import FrameAge
 
 if TYPE_CHECKING:
     from pulsering_server.stats import Stats

@@ -22,13 +22,13 @@ from pulsering._connection import Connection
 from pulsering._read_call import ReadCall
 from pulsering._retired import Retired
 from pulsering._write_call import WriteCall
+from pulsering.frame_age import FrameAge
 from pulsering.ids import SLOTS, key_of, keys_of
 from pulsering.routing import Evidence, read_targets
 from pulsering.status import Status
 from pulsering_server import node, session
 from pulsering_server._datapath_reference import DataPath
 from pulsering_server._table_reference import ONLINE, Table, checked_keys
-from pulsering_server.frame_age import FrameAge
 from pulsering_server.node import NodeCore
 from pulsering_server.ownership import Ownership
 

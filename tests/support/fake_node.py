@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from pulsering import limits, messages
+from pulsering import limits, messages, transport
 from pulsering.topology import Node, Topology
 from pulsering.wire import VERSION, Frame, FrameReader, Op, encode_frame
 
@@ -50,6 +50,8 @@ class FakeNode:
         self.holding = False
         self.keys_per_frame = limits.KEYS_PER_FRAME
         self.in_flight = limits.IN_FLIGHT_MAX
+        self.watchers: dict[asyncio.StreamWriter, set[int]] = {}
+        self._asking: asyncio.StreamWriter
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -86,6 +88,24 @@ class FakeNode:
         for writer in self._writers:
             writer.write(data)
 
+    def turn(self, key: int, state: int, cause: int = 0) -> None:
+        """A user's state is another one: tell who watches."""
+        (self.users.add if state == ONLINE else self.users.discard)(key)
+        self.push(key.to_bytes(8, "little"), bytes((self.state_of(key),)), bytes((cause,)))
+
+    def push(self, keys: bytes = b"", states: bytes = b"", causes: bytes = b"") -> None:
+        """Tell who watches of changes, or that there are none."""
+        assert self.topology is not None
+        body = messages.encode_watch_push(self.topology.epoch, 0, keys, states, causes)
+        for writer, watched in self.watchers.items():
+            if not keys or int.from_bytes(keys[:8], "little") in watched:
+                writer.write(encode_frame(Op.WATCH, 0, transport.now_ms(), body, reply=True))
+
+    @property
+    def watched(self) -> int:
+        """Users watched, over all connections."""
+        return sum(map(len, self.watchers.values()))
+
     def count(self, op: Op) -> int:
         """Requests of one op that came so far."""
         return sum(frame.op == op for frame in self.frames)
@@ -104,9 +124,11 @@ class FakeNode:
         finally:
             writer.transport.abort()
             self._writers.discard(writer)
+            self.watchers.pop(writer, None)
 
     def _answer(self, frame: Frame, writer: asyncio.StreamWriter) -> None:
         self.frames.append(frame)
+        self._asking = writer
         answer = self.script.get(frame.op, self.truth)(frame)
         if answer is None or writer.is_closing():
             return
@@ -137,6 +159,10 @@ class FakeNode:
                 return reply_to(frame, messages.encode_write_reply(reply))
             case Op.GET:
                 return reply_to(frame, self.get_reply(frame))
+            case Op.WATCH:
+                return encode_frame(
+                    Op.WATCH, frame.request_id, transport.now_ms(), self.watch_reply(frame), reply=True
+                )
             case _:
                 mine_first = sum(self._counts(key, frame) for key in self.users)
                 return reply_to(frame, messages.encode_count_reply(messages.CountReply(epoch, 0, mine_first)))
@@ -173,6 +199,19 @@ class FakeNode:
         return messages.encode_get_reply(
             self.topology.epoch, 0, len(keys), bytes(states), bytes(ages) if wanted else b""
         )
+
+    def watch_reply(self, frame: Frame) -> bytes:
+        """Body of an honest reply to WATCH, which is heeded."""
+        assert self.topology is not None
+        keys, watched = keys_in(frame), self.watchers.setdefault(self._asking, set())
+        if messages.decode_keys_request(frame.body).argument == messages.STOP_WATCH:
+            watched.difference_update(keys)
+            keys = []
+        watched.update(keys)
+        states = bytearray((len(keys) + 3) // 4)
+        for index, key in enumerate(keys):
+            states[index // 4] |= self.state_of(key) << index % 4 * 2
+        return messages.encode_watch_reply(self.topology.epoch, 0, len(keys), bytes(states))
 
     def state_of(self, key: int) -> int:
         """What it says of a key."""

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pulsering_server.frame_age import FrameAge
+from pulsering.frame_age import FrameAge
 
 TTL_MS = 20_000
 TICK_MS = 250
