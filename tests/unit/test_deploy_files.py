@@ -197,7 +197,7 @@ def test_the_unit_gives_a_node_its_time_and_does_not_try_in_vain() -> None:
     assert int(settings["TimeoutStopSec"][0]) > DRAINED_S
     assert int(settings["WatchdogSec"][0]) >= 10
     assert settings["RestartPreventExitStatus"] == [str(MISCONFIGURED)]
-    assert settings["Restart"] == ["always"]
+    assert settings["Restart"] == ["on-failure"], "whoever drains a node does not want it back at once"
     assert settings["KillMode"] == ["mixed"], "SIGTERM to each core as well would be the second one"
     assert int(settings["LimitNOFILE"][0]) >= limits.CONNECTIONS + limits.FILES_RESERVED
 
