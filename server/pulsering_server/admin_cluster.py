@@ -194,7 +194,7 @@ class ClusterView:
                 raise _no_time(name)
             else:
                 admin = admin if before.leaving and admin else self._where(name)
-                body = await self._summary_of(name, admin, token)
+                body = await self._summary_of(before.node, admin, token)
             found = _checked(body, name, self._cluster, admin)
         except NoAnswer as caught:
             silence, body, found = caught, None, {}
@@ -227,13 +227,14 @@ class ClusterView:
             raise NoAnswer("unnamed", message, "compare the cluster.yaml of both")
         return admin_of(shards[name], self._asker)
 
-    async def _summary_of(self, name: str, admin: Place, token: str | None) -> bytes:
+    async def _summary_of(self, node: dict[str, Any], admin: Place, token: str | None) -> bytes:
+        name: str = node["name"]
         authorization = token if token and admin.exposed else ""
         params = [("skipped", other) for other in self._skipped]
         try:
             answer = await self._http.get(admin, "/summary", params, authorization)
         except (aiohttp.ClientError, OSError, ConfigError) as error:
-            raise _silent(name, admin, error) from None
+            raise _silent(name, node.get("service", name), admin, error) from None
         except TooLong:
             raise _stranger(name, admin) from None
         if answer.status != HTTPStatus.OK:
@@ -302,10 +303,12 @@ def _refused(name: str, admin: Place, status: int) -> NoAnswer:
     return NoAnswer("other", f"{name} at {admin} answers with status {status}", f"read the log of {name}")
 
 
-def _silent(name: str, admin: Place, error: BaseException) -> NoAnswer:
-    look = f"`systemctl status pulsering@{name}`"
+def _silent(name: str, service: str, admin: Place, error: BaseException) -> NoAnswer:
+    look = f"`systemctl status pulsering@{service}`"
     if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, ConnectionRefusedError):
         advice = f"is it running? {look} on its machine; if not, its log says why; start it"
+        if service != name:
+            advice += f"; `systemctl reload pulsering@{service}` starts a core that was drained"
         return NoAnswer("refused", f"nothing listens at {admin}", advice)
     if isinstance(error, TimeoutError):
         message = f"{admin} does not answer within {limits.ADMIN_PEER_MS / 1000:g} s"

@@ -148,10 +148,12 @@ class StatusPage:
         if self._nodes_of is not topology:
             config = self._watch.config if self._watch is not None else self._config
             admins = {shard.name: shard.admin for shard in config.shards}
+            services = {shard.name: shard.node.name for shard in config.shards}
             first, held = topology.shares(), topology.shares(None)
             self._nodes = [
                 {
                     "name": node.name,
+                    "service": services.get(node.name, node.name),
                     "address": node.address,
                     "zone": node.zone,
                     "weight": node.weight,

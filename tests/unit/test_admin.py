@@ -121,6 +121,7 @@ async def test_the_status_has_what_a_console_needs() -> None:
     assert status["table"]["memory_bytes"] > 0
     assert status["connections"]["open"] == 1
     assert (status["share"], status["share_first"]) == (1, 1)
+    assert [(node["name"], node["service"]) for node in status["nodes"]] == [("a", "a")]
     assert [node["name"] for node in status["nodes"]] == ["a"]
     assert status["nodes"][0]["admin"] == "127.0.0.1:0"
     assert len(status["topology_hash"]) == len(status["boot_id"]) == 16

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import re
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
@@ -15,7 +16,7 @@ from support.raw_peer import PATIENCE_S
 
 from pulsering import limits
 from pulsering_server.admin import Admin
-from pulsering_server.admin_cluster import NoAnswer, admin_of
+from pulsering_server.admin_cluster import ClusterView, NoAnswer, admin_of
 from pulsering_server.admin_console import EVENTS, PROBLEM_LETTERS, PROBLEMS, TALKERS, summary_of
 from pulsering_server.admin_recent import ROWS
 from pulsering_server.admin_tokens import VARIABLE, Tokens
@@ -326,6 +327,29 @@ async def test_a_node_that_hangs_holds_nobody_up(monkeypatch: pytest.MonkeyPatch
     assert (found["b"]["problem"], found["c"]["problem"]) == ("timeout", None)
     assert "does not answer within 0.05 s" in found["b"]["message"]
     assert "systemctl status pulsering@b" in found["b"]["advice"]
+
+
+@on_each_loop
+async def test_of_a_core_that_is_gone_the_advice_names_the_service_of_its_node() -> None:
+    async def own(_: tuple[str, ...]) -> bytes:
+        return GOOD
+
+    with socket.socket() as held:
+        held.bind((HOST, 0))  # nobody listens there, nor will
+        place = f"address: '{HOST}:7400', admin: {held.getsockname()[1]}"
+        shards = parse_config(
+            f"version: 1\ncluster: demo\nepoch: 1\nnodes: [{{name: x, cores: 2, {place}}}]"
+        ).shards
+        rows = [{"name": shard.name, "service": shard.node.name, "admin": None} for shard in shards]
+        view = ClusterView(
+            "b", "demo", nodes=lambda: rows, shards=lambda: shards, replicas=lambda: 1, own=own
+        )
+        view._asker = shards[0]
+        found = json.loads(await view.document(None))["nodes"][0]
+        await view.close()
+    assert (found["name"], found["problem"]) == ("x-0", "refused")
+    assert "`systemctl status pulsering@x`" in found["advice"]
+    assert "`systemctl reload pulsering@x` starts a core that was drained" in found["advice"]
 
 
 @on_each_loop

@@ -327,7 +327,7 @@ function phases(view) {
         level: "note",
         title: `${row.name} is draining`,
         why: "It was told to stop, serves whoever is still there, and ends within 12 s.",
-        next: `If nobody meant that, start it again: \`systemctl start pulsering@${row.name}\``,
+        next: `If nobody meant that, start it again: \`systemctl start pulsering@${row.service ?? row.name}\``,
       });
     } else if (row.state === "leaving") {
       const needed = row.summary.needed_ms > 0;
@@ -336,7 +336,7 @@ function phases(view) {
         level: "note",
         title: needed ? `${row.name} is leaving, asked for ${left(row.summary.needed_ms)} more` : `${row.name} may be stopped`,
         why: `It is not part of epoch ${row.summary.epoch}${needed ? ", but clients may still ask for users it holds" : ""}.`,
-        next: needed ? "Let it run until then." : `Stop it when you like: \`systemctl stop pulsering@${row.name}\``,
+        next: needed ? "Let it run until then." : `Stop it when you like: \`systemctl stop pulsering@${row.service ?? row.name}\``,
       });
     }
   }
