@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.node_driver import World, hello_body, pack
 
-from pulsering import messages
+from pulsering import frame_age, messages
 from pulsering.wire import Op, encode_frame
-from pulsering_server import _datapath_reference, frame_age
+from pulsering_server import _datapath_reference
 from pulsering_server.auth import Auth, Role
 from pulsering_server.datapath import DataPath, FrameAge
 from pulsering_server.session import Session

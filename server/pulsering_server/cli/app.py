@@ -47,6 +47,7 @@ _EPILOG: Final = (
 _OWN: Final[dict[str, tuple[str, Callable[..., object]]]] = {
     "heartbeat": ("Ask and tell", verbs.heartbeat),
     "get": ("Ask and tell", verbs.get),
+    "watch": ("Ask and tell", verbs.watch),
     "leave": ("Ask and tell", verbs.leave),
     "count": ("Ask and tell", verbs.count),
     "locate": ("Ask and tell", verbs.locate),

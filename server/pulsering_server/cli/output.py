@@ -37,6 +37,7 @@ __all__ = [
     "seconds_of",
     "stdout",
     "table",
+    "tell",
 ]
 
 _PIPE_WIDTH: Final = 500
@@ -84,6 +85,11 @@ def respond(make: Callable[[], Answer], output: Output, watch: str | None = None
             time.sleep(max(0.0, due - time.monotonic()))
     except KeyboardInterrupt:
         raise typer.Exit(OK) from None
+
+
+def tell(answer: Answer, output: Output) -> None:
+    """Print one of many answers: a line of JSON, or a document of a YAML stream."""
+    _print(answer, output, stream=True)
 
 
 def _print(answer: Answer, output: Output, *, stream: bool = False) -> int:

@@ -36,7 +36,7 @@ docs/cli.md`.
 | 1 | failed: the cluster was reached, but what was asked for did not come out, or only in part |
 | 2 | usage or configuration: the message says what to type or write instead |
 | 3 | the cluster cannot be reached |
-| 130 | Ctrl-C, except where it is how one ends: `top`, `--watch`, `dev` |
+| 130 | Ctrl-C, except where it is how one ends: `top`, `watch`, `--watch`, `dev` |
 
 `check` has those of Nagios instead: 0 ok, 1 warning, 2 critical (also: no node can be reached), 3 unknown
 (usage or configuration). Once given, a number keeps its meaning.
@@ -63,7 +63,7 @@ not do.
 `-o json` and `-o yaml` print one document, with snake_case names and durations in `_ms`: the stable
 contract for scripts. Tables are for people; in a pipe they are plain and uncut. `--watch 2s` asks again
 every 2 s until Ctrl-C, also while the cluster cannot be reached; with `-o json` it prints one line a
-time. `NO_COLOR=1` turns colours off.
+time, as `watch` does. `NO_COLOR=1` turns colours off.
 
 ## Completion
 

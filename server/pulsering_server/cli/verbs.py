@@ -1,4 +1,4 @@
-"""The verbs of a client: tell, ask, locate.
+"""The verbs of a client: tell, ask, watch, locate.
 
 Each parses its options, makes one call of ``PresenceClient`` and answers with what came back; what a verb
 means is the client's business. Two things are decided here: a person waits longer than a web page does
@@ -6,6 +6,8 @@ means is the client's business. Two things are decided here: a person waits long
 exit code 1.
 """
 
+import contextlib
+import time
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -13,12 +15,13 @@ import typer
 from pulsering.reports import HeartbeatReport
 from pulsering.status import Status
 from pulsering_server.cli.exits import FAILED, OK
-from pulsering_server.cli.ids import TypedId, parse_ids
+from pulsering_server.cli.ids import parse_ids
 from pulsering_server.cli.options import WAIT, Config, Format, Timeout, Url, Watch, call
-from pulsering_server.cli.output import Answer, Output, duration, plain, respond, seconds_of, table
+from pulsering_server.cli.output import Answer, Output, duration, plain, respond, seconds_of, table, tell
 
 if TYPE_CHECKING:
-    from pulsering import PresenceClient
+    from pulsering import Change, PresenceClient
+    from pulsering.ids import UserId
 
 _KIND: Final = "Kind of id (decimal digits are an int, all else a string)"
 
@@ -130,6 +133,59 @@ def get(
     respond(ask, output, watch)
 
 
+def watch(
+    ids: Ids,
+    changes: Annotated[
+        int, typer.Option("--changes", "-n", metavar="N", min=0, help="End after so many lines; 0: never.")
+    ] = 0,
+    as_int: AsInt = False,
+    as_string: AsString = False,
+    as_uuid: AsUuid = False,
+    url: Url = None,
+    config: Config = None,
+    timeout: Timeout = WAIT,
+    output: Format = Output.TABLE,
+) -> None:
+    """Show the state of each user, and then each change as it happens, until Ctrl-C.
+
+    A line says what has happened: a heartbeat, that the user left, or that no heartbeat came for one ttl; or
+    why it is unknown.
+
+    \b
+    [dim]pulsering watch 42 alice[/]
+    [dim]pulsering watch 42 -o json | jq --unbuffered -r .status[/]
+    """
+    users = parse_ids(ids, as_int=as_int, as_string=as_string, as_uuid=as_uuid)
+
+    async def look(client: "PresenceClient") -> None:
+        told = 0
+        async with client.watch(users) as seen:
+            async for change in seen:
+                tell(_told(change), output)
+                told += 1
+                if told == changes:
+                    break
+
+    with contextlib.suppress(KeyboardInterrupt):
+        call(url, config, timeout, look)
+    raise typer.Exit(OK)
+
+
+def _told(change: "Change") -> Answer:
+    status, reason, cause = (each.name.lower() for each in change[1:4])
+    document = {
+        "id": _plain(change.id),
+        "status": status,
+        "reason": reason if change.reason else None,
+        "cause": cause if change.cause else None,
+        "version": change.version,
+    }
+    note = document["reason"] or document["cause"] or ""
+    at = time.strftime("%H:%M:%S")
+    line = f"[dim]{at}[/]  {_shown(change.id)}  [{_COLOURS[change.status]}]{status}[/]  [dim]{note}[/]"
+    return Answer(document, [line])
+
+
 def count(
     url: Url = None,
     config: Config = None,
@@ -206,11 +262,11 @@ def _written(report: HeartbeatReport) -> Answer:
     return Answer(dict(report._asdict()), [line], FAILED if lost else OK)
 
 
-def _plain(user: TypedId) -> int | str:
+def _plain(user: "UserId") -> int | str:
     return user if isinstance(user, int) else str(user)
 
 
-def _shown(user: TypedId) -> str:
+def _shown(user: "UserId") -> str:
     """Return an id for a terminal: strings keep quotes, so that 42 and "42" can be told apart."""
     from rich.markup import escape
 
