@@ -148,7 +148,9 @@ class Stage:
         }
         for there, replaced in here.items():
             command = command.replace(there, replaced)
-        return "pulsering latency --for 100ms" if command == "pulsering latency" else command
+        if command.startswith("pulsering latency") and "--for" not in command:
+            command += " --for 100ms"
+        return command
 
     def _directory_for(self, command: str) -> Path:
         """Where nothing is in the way of a new file, or of nodes at the addresses of the file."""

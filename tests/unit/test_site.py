@@ -13,9 +13,13 @@ from support.documents import DOCUMENTS, REPOSITORY
 
 from pulsering import errors
 from pulsering_server import errors_doc, limits_doc
+from pulsering_server.cli.reference import verbs as verbs_of_ours
+from pulsering_server.metrics import FAMILIES
 
 DOCS = REPOSITORY / "docs"
 LINK = re.compile(r"(?<!`)\[[^\]`]*(?:`[^`]*`[^\]`]*)*\]\(([^)\s]+)\)")
+CHECK_METRICS = {"pulsering_check_grade", "pulsering_check_part_grade", "pulsering_check_value"}
+"""Of `pulsering check`, not of nodes."""
 
 pytestmark = pytest.mark.skipif(
     not (REPOSITORY / "mkdocs.yml").is_file(), reason="only the wheel is here, no sources"
@@ -63,6 +67,16 @@ def test_every_link_leads_somewhere(document: Path) -> None:
 def test_every_document_has_one_title_and_no_anchor_twice(document: Path) -> None:
     assert len(re.findall(r"^# ", prose(document), re.MULTILINE)) == 1
     assert len(anchors(document)) == len(set(anchors(document)))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_metrics_and_verbs_that_are_named_in_a_sentence_exist(document: Path) -> None:
+    metrics = {family.full_name for family in FAMILIES}
+    known = {name.removesuffix(end) for name in metrics for end in ("", "_total")} | CHECK_METRICS
+    named = re.findall(r"`(pulsering_[a-z_]+?)(?:_bucket|_count|_sum)?(?:\{[^`]*)?`", prose(document))
+    assert set(named) <= known
+    verbs = {verb.name for verb in verbs_of_ours()} | {"pulsering demo", "pulsering size", "pulsering bench"}
+    assert set(re.findall(r"`(pulsering (?:config )?[a-z][a-z-]*)", prose(document))) <= verbs
 
 
 def test_every_page_is_in_the_site_once() -> None:
