@@ -2,89 +2,21 @@
 
 import asyncio
 import json
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest_asyncio
+from e2e.machines import Machines, machines_in, pulsering, statuses
 from e2e.poll import until
 
 from pulsering import PresenceClient
-from pulsering_server.local_cluster import LocalCluster, LocalNode
-
-TTL_MS = 2_000
-COMMAND_S = 60.0
-"""For a command that waits for nodes; it ends by itself long before."""
-
-
-async def pulsering(*arguments: str) -> tuple[int, str, str]:
-    """Run one command; the exit code and what it printed."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "pulsering_server", *arguments),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={key: value for key, value in os.environ.items() if key != "PULSERING_URL"},
-    )
-    try:
-        out, err = await asyncio.wait_for(process.communicate(), COMMAND_S)
-    except TimeoutError:
-        process.kill()
-        await process.communicate()
-        raise
-    assert b"Traceback" not in err
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
-
-
-class Machines:
-    """Four nodes, of which three are a cluster; ``three`` and ``four`` are configurations of an epoch."""
-
-    def __init__(self, directory: Path, cluster: LocalCluster) -> None:
-        self._text = cluster.config_path.read_text("utf-8")
-        self._directory = directory
-        self.push = f"cp {{file}} {directory}/{{node}}.yaml"
-        self.nodes = {name: LocalNode(directory / f"{name}.yaml", name) for name in "abcd"}
-        self.url = ""
-
-    def file(self, names: str, epoch: int, heavy: str = "-") -> str:
-        """A configuration on the operator's machine; the node ``heavy`` gets twice the share."""
-        path = self._directory / f"{names}-{epoch}.yaml"
-        text = self._text.replace(f"name: {heavy},", f"name: {heavy}, weight: 2,")
-        lines = text.replace("epoch: 1", f"epoch: {epoch}").splitlines()
-        gone = [f"name: {name}," for name in set("abcd") - set(names)]
-        path.write_text("\n".join(line for line in lines if not any(each in line for each in gone)) + "\n")
-        return str(path)
-
-    async def start(self, name: str, file: str) -> None:
-        """Put a file on a machine, and start its node."""
-        shutil.copy(file, self._directory / f"{name}.yaml")
-        await self.nodes[name].start()
+from pulsering_server.local_cluster import LocalNode
 
 
 @pytest_asyncio.fixture
 async def machines(tmp_path: Path) -> AsyncIterator[Machines]:
-    """Three warm nodes."""
-    cluster = LocalCluster(4, ttl_ms=TTL_MS)
-    these = Machines(tmp_path, cluster)
-    await cluster.stop()  # it was never started: only its file was wanted
-    try:
-        three = these.file("abc", 1)
-        await asyncio.gather(*(these.start(name, three) for name in "abc"))
-        these.url = f"presence://{','.join(these.nodes[name].address for name in 'abc')}"
+    async with machines_in(tmp_path) as these:
         yield these
-    finally:
-        for node in these.nodes.values():
-            await node.kill()
-
-
-async def statuses(url: str) -> list[Any]:
-    async with PresenceClient.from_url(url, timeout=2) as presence:
-        return await presence.status()
 
 
 async def test_a_node_joins_and_leaves_by_apply_and_may_then_be_stopped(machines: Machines) -> None:
