@@ -109,8 +109,8 @@ sanitize: setup ## the table's tests on a kernel built with ASan and UBSan, inva
 	@cd $(SANITIZED) && export ASAN_OPTIONS=detect_leaks=0 && \
 		export PYTHONPATH=$(CURDIR)/$(SANITIZED)/client:$(CURDIR)/$(SANITIZED)/server:$(CURDIR)/$(SANITIZED)/bench && \
 		LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-		$(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider --timeout 900 $(or $(ARGS),tests/unit/test_table.py \
-		tests/property/test_table_twins.py tests/property/test_datapath.py tests/fuzz)
+		$(CURDIR)/$(BIN)/python -m pytest -p no:cacheprovider --timeout 900 $(or $(ARGS),tests/unit/test_table.py tests/unit/test_watch_set.py \
+		tests/property/test_table_twins.py tests/property/test_watch_twins.py tests/property/test_datapath.py tests/fuzz)
 
 SEEDS :=
 sim: setup ## histories of ten minutes on a virtual clock and network, every answer judged (SEEDS=500, ARGS=--help)

@@ -35,6 +35,15 @@ cdef struct Filling:
     uint64_t[48] rests
     uint8_t[48] codes
 
+cdef enum:
+    # As in _table_reference.
+    APPEARS = 0
+    STAYS = 1
+    LEAVES = 2
+
+# What a table tells who watches: ``rank`` ticks from now the user is offline.
+ctypedef void (*Told)(void* watcher, uint64_t key, int what, int rank) noexcept nogil
+
 cdef struct Grouping:
     int64_t first      # deadline tick from which it counts
     uint16_t* groups
@@ -77,6 +86,9 @@ cdef class Table:
     cdef Grouping* _groupings
     cdef int _groupings_used
     cdef uint8_t* _absent
+
+    cdef Told _told
+    cdef void* _watcher  # NULL while nobody is watched
 
     cdef uint64_t _users_max
     cdef uint64_t _memory_max

@@ -25,7 +25,7 @@ from pulsering_server._cells cimport (
     reserved,
 )
 from pulsering_server._geometry cimport (
-    Geometry, first_of, full_percent, geometry_of, growth_of, home_of, mixed_at,
+    Geometry, first_of, full_percent, geometry_of, growth_of, home_of, key_of, mixed_at,
 )
 from pulsering_server._line cimport (
     ANNEX, FLAGS, LINE, META, NEXT, capacity, clear, drop, drop_guest, empty_native, expired, fetch, fill,
@@ -388,6 +388,7 @@ cdef class Table:
         if not self._insert(place, code, rank, self._may_grow()):
             return REFUSED
         self._count_in(slot, code)
+        tell(self, place, APPEARS, rank)
         self._pay += PAY
         return ACCEPTED
 
@@ -432,6 +433,8 @@ cdef class Table:
         if before:
             self._count_out(slot, self._code(before))
         self._count_in(slot, code)
+        if not before or leave.cell != NULL:
+            tell(self, place, STAYS if before else APPEARS, rank)
         return ACCEPTED
 
     cdef RawTally raw_heartbeat(self, const uint8_t* keys, size_t n, int64_t age_ms) noexcept nogil:
@@ -556,6 +559,7 @@ cdef class Table:
         place.line[META] |= ANNEX
         if before:
             self._count_out(slot, self._code(before))
+            tell(self, place, LEAVES, after)
         if after:
             self._count_in(slot, self._code(after))
         return ACCEPTED
@@ -1204,5 +1208,11 @@ cdef inline int beat(
         return REFUSED
     else:
         table._count_in(slot, code)
+        tell(table, place, APPEARS, rank)
     at[0] = code
     return ACCEPTED
+
+
+cdef inline void tell(Table table, const Place* place, int what, int rank) noexcept nogil:
+    if table._watcher != NULL:
+        table._told(table._watcher, key_of(place.mixed), what, rank)

@@ -13,13 +13,18 @@ import operator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer  # type: ignore[attr-defined,unused-ignore]
+    from collections.abc import (
+        Buffer,  # type: ignore[attr-defined,unused-ignore]
+        Callable,
+    )
 
 SLOTS = 16384
 SLOT_SHIFT = 50
 OFFLINE, ONLINE, UNKNOWN, MOVED = range(4)
 NOT_OWNED = 0xFFFF
 AGE_NONE = 255
+APPEARS, STAYS, LEAVES = range(3)
+"""What a table tells: a user turned online; one who was leaving does not; one leaves, now or soon."""
 
 TTL_MS_MIN, TTL_MS_MAX = 1_000, 3_600_000
 TICKS_PER_TTL_MIN, TICKS_PER_TTL_MAX = 20, 80
@@ -149,6 +154,7 @@ class Table:
         self._groupings: list[tuple[int, list[int]]] = [(-(2**63), [0] * SLOTS)]
         self._absent = bytes(SLOTS)
         self._stats = dict.fromkeys(STATS, 0)
+        self._told: Callable[[int, int], None] | None = None
 
     # -- reading the clock -----------------------------------------------------------------------------------
 
@@ -166,6 +172,10 @@ class Table:
             self._stats["expired_total"] += sum(self._spokes.pop(deadline).values())
         while len(self._groupings) > 1 and self._groupings[1][0] <= tick + 1:
             del self._groupings[0]
+
+    def tell(self, told: Callable[[int, int], None] | None) -> None:
+        """Call ``told(key, what)`` whenever one of ``APPEARS``, ``STAYS`` and ``LEAVES`` has happened."""
+        self._told = told
 
     # -- counting --------------------------------------------------------------------------------------------
 
@@ -250,14 +260,19 @@ class Table:
             return "stale"
         if record and record.deadline > self._tick:
             if record.left is not None or deadline > record.deadline:
+                left = record.left
                 self._uncount(record)
                 self._count(record, key, deadline)
                 record.beat, record.left = beat, None
+                if self._told and left is not None:
+                    self._told(key, STAYS)
             return "accepted"
         if self._full(0 if record else 1):
             return "refused"
         record = self._records[key] = _Record(0, beat, None, 0)
         self._count(record, key, deadline)
+        if self._told:
+            self._told(key, APPEARS)
         return "accepted"
 
     def _full(self, more: int) -> bool:
@@ -295,6 +310,8 @@ class Table:
             self._uncount(record)
             if deadline > self._tick:
                 self._count(record, key, deadline)
+            if self._told:
+                self._told(key, LEAVES)
         return "accepted"
 
     def _tallied(self, outcomes: list[str]) -> Tally:
