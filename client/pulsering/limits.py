@@ -188,6 +188,12 @@ WATCHED_USERS: Final = 1_000_000
 WATCHED_USERS_PER_CONNECTION: Final = 131_072
 """Of those, on one connection: a page of friends has hundreds, a service a hundred thousand."""
 
+WATCHED_USERS_PER_TURN: Final = 4096
+"""Of those whose time may have run out, looked at at once: a third of a millisecond."""
+
+WATCH_PUSHES_PER_TURN: Final = 64
+"""Connections that are told of changes before others have their turn: one to two milliseconds."""
+
 WATCH_PULSE_MS_MIN: Final = 250
 """Four small frames a second to each connection that watches, at most."""
 

@@ -13,10 +13,7 @@ import operator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import (
-        Buffer,  # type: ignore[attr-defined,unused-ignore]
-        Callable,
-    )
+    from collections.abc import Buffer, Callable  # type: ignore[attr-defined,unused-ignore]
 
 SLOTS = 16384
 SLOT_SHIFT = 50

@@ -6,8 +6,9 @@
 bucket at a time (linear hashing), so that no call pays for all. Whoever is online stands on the spoke of the
 tick at which the user's time runs out, as far as known; a refresh moves nobody, and a user whose spoke comes
 is looked up in the table and put on a later one. A subscriber has a hash set of the records it watches, with
-its news in a byte beside each. Invariants: what the table tells never allocates a record nor raises; news that
-no queue has room for are found by looking at the whole set; nothing here reads a clock, does I/O or waits.
+its news in a byte beside each. Invariants: what the table tells never allocates a record nor raises; news
+that no queue has room for are found by looking at the whole set; nothing here reads a clock, does I/O or
+waits.
 """
 
 cimport cython

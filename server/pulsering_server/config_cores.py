@@ -69,6 +69,7 @@ def share_of(limit: LimitsConfig, cores: int) -> LimitsConfig:
             "memory_bytes": limit.memory_bytes // cores,
             "users": None if limit.users is None else limit.users // cores,
             "connections": limit.connections // cores,
+            "watched_users": limit.watched_users // cores,
             "buffers_bytes": limit.buffers_bytes // cores,
         }
     )
@@ -165,6 +166,7 @@ def share_problems(document: Document, limit: LimitsConfig, nodes: list[Any]) ->
         ("memory", share.memory_bytes, MEMORY_BYTES_MIN, format_size(MEMORY_BYTES_MIN)),
         ("users", 1 if share.users is None else share.users, 1, "1"),
         ("connections", share.connections, 1, "1"),
+        ("watched_users", share.watched_users, 1, "1"),
         ("buffers", share.buffers_bytes, BUFFERS_BYTES_MIN, format_size(BUFFERS_BYTES_MIN)),
     ):
         if value < least:

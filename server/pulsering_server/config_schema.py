@@ -34,6 +34,7 @@ from pulsering.limits import (
     TTL_MS,
     TTL_MS_MAX,
     TTL_MS_MIN,
+    WATCHED_USERS,
     WEIGHT_MAX,
 )
 from pulsering_server.config_values import (
@@ -57,6 +58,7 @@ MEMORY_BYTES_MIN: Final = 1 << 20
 MEMORY_BYTES_MAX: Final = 1 << 44
 FRAME_BYTES_MIN: Final = HELLO_FRAME_BYTES_MAX
 USERS_MAX: Final = 1 << 40
+WATCHED_USERS_MAX: Final = 1 << 30
 BUFFERS_BYTES_MIN: Final = 1 << 20
 BUFFERS_BYTES_MAX: Final = 1 << 40
 CORES_MAX: Final = 256
@@ -135,6 +137,14 @@ class LimitsConfig(_Section):
         ge=1,
         le=IN_FLIGHT_MAX,
         description="Unanswered requests a connection.",
+        json_schema_extra=RESTART,
+    )
+    watched_users: int = Field(
+        WATCHED_USERS,
+        ge=1,
+        le=WATCHED_USERS_MAX,
+        description="Users watched, each counted once for each connection that watches it; 60 bytes each,"
+        " beside the memory of the table. A connection that wants more is refused.",
         json_schema_extra=RESTART,
     )
     output_pause_bytes: Annotated[int, Quantity("size", 1 << 12, 1 << 30)] = Field(

@@ -84,6 +84,7 @@ class Connection(asyncio.BufferedProtocol):
             self._tls = TlsLayer(listener.tls)
         if listener.admit(self):
             self._session = Session(listener.core, listener.now_ms())
+            self._session.deliver = self.send
 
     def get_buffer(self, _size_hint: int) -> memoryview:
         """Where the loop puts what it receives next."""
@@ -121,6 +122,8 @@ class Connection(asyncio.BufferedProtocol):
         """The peer does not read its replies: stop reading its requests."""
         self._paused_ms = self._listener.now_ms()
         self._listener.core.counters.pauses += 1
+        if self._session is not None:
+            self._session.pause()
         self._read_or_not()
 
     def resume_writing(self) -> None:
@@ -157,6 +160,8 @@ class Connection(asyncio.BufferedProtocol):
         if self._turn is not None:
             self._turn.cancel()
             self._turn = None
+        if self._session is not None:
+            self._session.abandon()
         self._session = None
         self._output.clear()
         self._listener.forget(self, self._reason)

@@ -67,7 +67,7 @@ async def keep_house(
             log.warning("log.suppressed", what=name, lines=lines)
         while True:
             began_ns = perf_counter_ns()
-            due = core.table.maintain(now_ms(), slices.lines)
+            due = core.maintain(now_ms(), slices.lines)
             took_ns = perf_counter_ns() - began_ns
             slices.took(took_ns)
             core.counters.sweep.record(took_ns)

@@ -71,6 +71,7 @@ class Listener:
         self._probe_timer: asyncio.TimerHandle | None = None
         self._probe_due_ns = 0
         self.loop = asyncio.get_running_loop()
+        self._push_turn: asyncio.Handle | None = None
         self._connections: dict[Connection, None] = {}
         self._unswept: list[Connection] = []
         self._server: asyncio.Server | None = None
@@ -95,6 +96,7 @@ class Listener:
             sock.close()
             raise
         self._sweep_timer = self.loop.call_later(SWEEP_MS / 1000, self._sweep)
+        self.core.watchers.on_due = self._push_soon
         self._waited = self._waits()
         if self._waited is not None:
             self._probe_later()
@@ -184,6 +186,16 @@ class Listener:
             if connection in self._connections:
                 connection.sweep(now_ms)
 
+    def _push_soon(self) -> None:
+        if self._push_turn is None:
+            self._push_turn = self.loop.call_soon(self._push)
+
+    def _push(self) -> None:
+        """Tell some of those who watch what is due; the others in the next turn."""
+        self._push_turn = None
+        if self.core.watchers.push(self.now_ms()):
+            self._push_soon()
+
     def recheck(self) -> None:
         """The tokens that count have changed: whoever showed another has to leave."""
         now_ms = self.now_ms()
@@ -219,6 +231,9 @@ class Listener:
         if self._probe_timer is not None:
             self._probe_timer.cancel()
             self._probe_timer = None
+        self.core.watchers.on_due = None
+        if self._push_turn is not None:
+            self._push_turn.cancel()
         for connection in list(self._connections):
             connection.abort(Close.DRAINED)
         await self._empty.wait()

@@ -151,12 +151,26 @@ class MemoryCluster:
             if not self.up:
                 raise ConnectionRefusedError(errno.ECONNREFUSED, "the memory cluster is stopped")
             self._links.add(link)
-            return Session(self._core, self._observe())
+            session = Session(self._core, self._observe())
+            session.deliver = link.hear
+            return session
 
     def receive(self, session: Session, data: bytes) -> bytes:
         """Give a session what arrived; what it answers."""
         with self._lock:
-            return session.receive(data, self._observe())
+            output = session.receive(data, self._observe())
+            self._push()
+            return output
+
+    def release(self, session: Session) -> None:
+        """The connection of a session has ended."""
+        with self._lock:
+            session.abandon()
+
+    def _push(self) -> None:
+        """Tell those who watch what is due: their loops hear of it in a later turn than of replies."""
+        while self._core.watchers.push(self._seen_ms):
+            pass
 
     def tick(self) -> float:
         """Turn the wheel and clean up a little; seconds until the next time."""
@@ -165,7 +179,8 @@ class MemoryCluster:
             core = self._core
             core.tick(now_ms)
             core.take_events()
-            core.table.maintain(now_ms, LINES_PER_TICK)
+            core.maintain(now_ms, LINES_PER_TICK)
+            self._push()
             return core.tick_ms / 1000
 
     def _observe(self) -> int:
@@ -243,6 +258,15 @@ class MemoryLink(asyncio.Transport):
 
     # -- turns -----------------------------------------------------------------------------------------------
 
+    def hear(self, data: bytes) -> None:
+        """Take what the node says unasked, on whatever thread it does."""
+        with contextlib.suppress(RuntimeError):  # its loop is closed, and it with it
+            self._loop.call_soon_threadsafe(self._hear, data)
+
+    def _hear(self, data: bytes) -> None:
+        if not self._closing:
+            self._protocol.data_received(data)
+
     def break_off(self) -> None:
         """End it from any thread."""
         with contextlib.suppress(RuntimeError):  # its loop is closed, and it with it
@@ -276,4 +300,5 @@ class MemoryLink(asyncio.Transport):
         self._ticking.cancel()
         if deliver and self._input:
             self._deliver()
+        self._cluster.release(self._session)
         self._protocol.connection_lost(None)

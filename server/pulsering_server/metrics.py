@@ -29,6 +29,7 @@ from pulsering_server import table
 from pulsering_server.durations import Durations
 from pulsering_server.node import AGENT
 from pulsering_server.stats import ANSWERS, OUTCOMES, TLS_FILES, Close, Cold
+from pulsering_server.watch_set import CAUSES
 
 if TYPE_CHECKING:
     from pulsering_server.listener import Listener
@@ -39,7 +40,7 @@ __all__ = ["FAMILIES", "PREFIX", "Family", "NodeCollector", "Reading"]
 
 PREFIX: Final = "pulsering_"
 
-_SERVED: Final = (Op.HELLO, Op.PING, Op.HEARTBEAT, Op.LEAVE, Op.GET, Op.COUNT, Op.TOPOLOGY)
+_SERVED: Final = (Op.HELLO, Op.PING, Op.HEARTBEAT, Op.LEAVE, Op.GET, Op.COUNT, Op.TOPOLOGY, Op.WATCH)
 
 Labelled: TypeAlias = Mapping[Any, float]
 Kind: TypeAlias = CounterMetricFamily | GaugeMetricFamily | HistogramMetricFamily
@@ -346,6 +347,27 @@ FAMILIES: Final = (
         "Slices of housekeeping, each of which holds the loop.",
         lambda r: r.stats.sweep,
         _BELOW_A_SECOND,
+    ),
+    # -- who watches -----------------------------------------------------------------------------------------
+    _gauge(
+        "watched_users",
+        "Users watched, each counted once for each connection that watches it.",
+        lambda r: r.core.watchers.set.watches,
+    ),
+    _gauge("watched_users_max", "The limit on them.", lambda r: r.core.limits.watched_users),
+    _gauge("watchers", "Connections that watch.", lambda r: len(r.core.watchers)),
+    _gauge("watch_bytes", "Memory of what is watched.", lambda r: r.core.watchers.set.memory_bytes),
+    _by(
+        "cause",
+        CAUSES,
+        "watch_changes",
+        "Changes of watched users, by why: none, the node became cold or warm or the slot changed its owner.",
+        lambda r: dict(zip(CAUSES, r.core.watchers.set.changes, strict=True)),
+    ),
+    _counter(
+        "watch_coalesced",
+        "Changes that a connection was not told, as it had not yet read of the one before.",
+        lambda r: r.core.watchers.set.coalesced,
     ),
     # -- the machine -----------------------------------------------------------------------------------------
     _histogram(

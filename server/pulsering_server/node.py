@@ -22,6 +22,7 @@ from pulsering_server.overload import Overload
 from pulsering_server.ownership import Ownership, Refused, check_change
 from pulsering_server.stats import Cold, Stats
 from pulsering_server.table import Table
+from pulsering_server.watchers import Watchers
 
 if TYPE_CHECKING:
     from pulsering.topology import Topology
@@ -31,6 +32,9 @@ __all__ = ["AGENT", "Event", "NodeCore", "Refused"]
 
 _TABLE_USERS_MAX: Final = (1 << 32) - 1
 _U64: Final = (1 << 64) - 1
+
+_LINES_PER_WATCH: Final = 8
+"""Looking a watched user up takes as long as sweeping so many lines."""
 
 EVENTS_KEPT: Final = 50
 """The last of them are for whoever comes later and looks at the status."""
@@ -82,6 +86,7 @@ class NodeCore:
         self.busy_body = encode_error(ErrorCode.BUSY, f"node {name} is overloaded", limits.BUSY_AFTER_MS)
         self.overload = Overload()
         self._lay_table(now_ms)
+        self.watchers = Watchers(self, self.table)
         self.tick_ms = -(-topology.ttl_ms // topology.ticks_per_ttl)
         self.stall_ms = topology.ttl_ms // limits.STALLS_PER_TTL
         self._events: list[Event] = []
@@ -144,6 +149,12 @@ class NodeCore:
             if self.ownership.removed:
                 self._tell("node.not_needed", epoch=self.topology.epoch)
         self.table.advance(now_ms)
+        self.watchers.turn(now_ms)
+
+    def maintain(self, now_ms: int, lines: int) -> int:
+        """Do up to ``lines`` lines of housekeeping, and as much for who watches; how many lines are due."""
+        more = self.watchers.turn(now_ms, max(1, lines // _LINES_PER_WATCH))
+        return max(int(more), self.table.maintain(now_ms, lines))
 
     def start_over(self, reason: str, now_ms: int) -> None:
         """Forget everybody and be cold: nobody can say how old what the node holds is."""
@@ -152,6 +163,7 @@ class NodeCore:
         self.counters.suspicions += 1
         self._tell("node.suspect", reason=reason, users_forgotten=self.table.online)
         self._lay_table(now_ms)
+        self.watchers.set.attach(self.table)
         self._turn_cold(Cold.CLOCK, now_ms)
 
     def _turn_cold(self, why: Cold, now_ms: int) -> None:
@@ -179,6 +191,7 @@ class NodeCore:
 
     def _answer_absent(self, now_ms: int) -> None:
         self.table.set_slots(self.ownership.groups, self.ownership.absent(now_ms), now_ms)
+        self.watchers.set.look_again()
 
     def warming_ms(self, now_ms: int) -> int:
         """How long reads may still say *unknown* for users not held; 0 when warm."""

@@ -12,7 +12,10 @@ from typing import TYPE_CHECKING, Final
 from pulsering import limits
 from pulsering.errors import FrameError
 from pulsering.messages import (
+    STOP_WATCH,
     WANT_AGES,
+    WATCH,
+    KeysRequest,
     WriteReply,
     decode_count_request,
     decode_empty,
@@ -23,6 +26,7 @@ from pulsering.messages import (
     encode_error,
     encode_get_reply,
     encode_map,
+    encode_watch_reply,
     encode_write_reply,
 )
 from pulsering.wire import (
@@ -42,7 +46,10 @@ from pulsering_server.foreign import PEEK_BYTES, recognise
 from pulsering_server.stats import OUTCOMES, Close
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pulsering_server.node import NodeCore
+    from pulsering_server.watchers import Watcher
 
 __all__ = ["Session", "error_frame"]
 
@@ -72,6 +79,9 @@ class Session:
     end (send what was returned, then close). ``backlog`` is true when ``receive`` stopped early, at
     ``work_max`` work or a full output: call it again, with nothing new, once the others had their turn and
     the output is read.
+
+    What is said unasked, to who watches, goes to ``deliver``, which the shell gives; ``pause`` and ``resume``
+    tell whether the peer takes it. A shell that loses its peer has to ``abandon`` the session.
     """
 
     __slots__ = (
@@ -83,15 +93,18 @@ class Session:
         "_may_write",
         "_reader",
         "_replies",
+        "_watcher",
         "_work",
         "agent",
         "backlog",
         "closed",
+        "deliver",
     )
 
     def __init__(self, core: "NodeCore", now_ms: int) -> None:
         self.closed: Close | None = None
         self.backlog = False
+        self.deliver: Callable[[bytes], None] | None = None
         self.agent = ""
         """What the peer calls itself, in its own words: escape it before anybody reads it."""
         self._core = core
@@ -102,6 +115,7 @@ class Session:
         self._may_write = True
         self._frame_began_ms: int | None = None
         self._replies: list[bytes] = []
+        self._watcher: Watcher | None = None
         self._work = 0
 
     @property
@@ -140,6 +154,8 @@ class Session:
             self._refuse(error, None, now_ms)
             frames = 1
         self._note_time(frames, now_ms)
+        if self._core.watchers.set.waiting:
+            self._core.watchers.call()
         output = b"".join(self._replies)
         self._replies.clear()
         return output
@@ -240,7 +256,7 @@ class Session:
         age_ms = self._age.age_ms(frame.sender_ms, now_ms)
         op = frame.op
         stats = self._core.counters
-        if op not in KNOWN_OPS or op in (Op.GOAWAY, Op.WATCH, Op.ERROR):
+        if op not in KNOWN_OPS or op in (Op.GOAWAY, Op.ERROR):
             stats.requests_unknown += 1
             return self._error(frame, ErrorCode.UNKNOWN_OP, f"op {op} is not served here", now_ms)
         if self._identity is not None and not may(self._identity.role, op):
@@ -252,6 +268,8 @@ class Session:
             raise FrameError("HELLO a second time")
         if op in (Op.HEARTBEAT, Op.LEAVE, Op.GET):
             return self._keys_op(frame, age_ms, now_ms)
+        if op == Op.WATCH:
+            return self._watch(frame, age_ms, now_ms)
         return self._reply(frame, self._control(frame, now_ms), now_ms)
 
     def _hello(self, frame: Frame, now_ms: int) -> bytes:
@@ -299,10 +317,8 @@ class Session:
         core, stats = self._core, self._core.counters
         began_ns = perf_counter_ns()
         request = decode_keys_request(frame.body)
-        bound = core.limits.keys_per_frame
-        if request.key_count > bound:
-            message = f"{request.key_count} keys in a frame, at most {bound} here"
-            return self._error(frame, ErrorCode.TOO_MANY_KEYS, message, now_ms)
+        if request.key_count > core.limits.keys_per_frame:
+            return self._too_many_keys(frame, request, now_ms)
         epoch = core.topology.epoch
         if frame.op == Op.GET:
             if request.argument not in (0, WANT_AGES):
@@ -334,6 +350,32 @@ class Session:
             outcomes[outcome] += users
         return self._reply_done(frame, encode_write_reply(WriteReply(epoch, *tally)), now_ms, began_ns)
 
+    def _watch(self, frame: Frame, age_ms: int, now_ms: int) -> bytes:
+        core, request = self._core, decode_keys_request(frame.body)
+        watchers, epoch = core.watchers, core.topology.epoch
+        if request.argument not in (STOP_WATCH, WATCH):
+            raise FrameError(f"body: want is {request.argument}, not {STOP_WATCH} or {WATCH}")
+        if request.key_count > core.limits.keys_per_frame:
+            return self._too_many_keys(frame, request, now_ms)
+        self._work -= request.key_count
+        if request.argument == STOP_WATCH:
+            if self._watcher is not None:
+                watchers.set.stop(self._watcher.number, request.keys)
+            return self._reply(frame, encode_watch_reply(epoch, core.warming_ms(now_ms), 0, b""), now_ms)
+        if not core.overload.admits_get(age_ms):
+            return self._busy(frame, now_ms)
+        if self._watcher is None:
+            self._watcher = watchers.add(self.deliver, now_ms)
+        states = watchers.set.watch(self._watcher.number, request.keys, now_ms)
+        if states is None:
+            message = (
+                f"this connection may watch {limits.WATCHED_USERS_PER_CONNECTION} users, and all of this node"
+                f" together {core.limits.watched_users} (limits.watched_users)"
+            )
+            return self._error(frame, ErrorCode.WATCH_LIMIT, message, now_ms)
+        body = encode_watch_reply(epoch, core.warming_ms(now_ms), request.key_count, states)
+        return self._reply(frame, body, now_ms)
+
     # -- words to the peer -----------------------------------------------------------------------------------
 
     def _reply(self, frame: Frame, body: bytes, now_ms: int) -> bytes:
@@ -343,6 +385,11 @@ class Session:
         reply = self._reply(frame, body, now_ms)
         self._core.counters.service[frame.op].record(perf_counter_ns() - began_ns)
         return reply
+
+    def _too_many_keys(self, frame: Frame, request: KeysRequest, now_ms: int) -> bytes:
+        bound = self._core.limits.keys_per_frame
+        message = f"{request.key_count} keys in a frame, at most {bound} here"
+        return self._error(frame, ErrorCode.TOO_MANY_KEYS, message, now_ms)
 
     def _busy(self, frame: Frame, now_ms: int) -> bytes:
         core = self._core
@@ -370,6 +417,13 @@ class Session:
         self.closed = reason
         self.backlog = False
         self._reader = FrameReader()
+        self.abandon()
+
+    def abandon(self) -> None:
+        """Nobody is there any more: watch nothing."""
+        if self._watcher is not None:
+            self._core.watchers.remove(self._watcher)
+            self._watcher = None
 
     def goaway(self, now_ms: int, after_ms: int) -> bytes:
         """Tell the peer to leave, as this node stops in ``after_ms``; one that never said HELLO is closed."""
@@ -423,7 +477,14 @@ class Session:
         self._end(_REASONS[code])
         return error_frame(code, message, now_ms)
 
+    def pause(self) -> None:
+        """The peer does not take what it is sent: push nothing to it."""
+        if self._watcher is not None:
+            self._watcher.paused = True
+
     def resume(self, now_ms: int) -> None:
         """Reading goes on after a pause of ours: an unfinished frame gets its whole time again."""
+        if self._watcher is not None:
+            self._watcher.resume()
         if self._frame_began_ms is not None:
             self._frame_began_ms = now_ms

@@ -1,4 +1,4 @@
-"""The watch set behind one name: the compiled kernel, or its plain-Python twin where the table is the twin."""
+"""The watch set behind one name: the compiled kernel, or its plain-Python twin if the table is the twin."""
 
 from typing import TYPE_CHECKING
 

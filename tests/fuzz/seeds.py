@@ -27,7 +27,9 @@ def _requests() -> Iterator[tuple[int, bytes]]:
     yield Op.PING, messages.EMPTY_BODY
     yield Op.COUNT, messages.encode_count_request(1, ("b", "c"))
     yield Op.TOPOLOGY, messages.encode_topology_request(1)
-    yield Op.WATCH, messages.EMPTY_BODY
+    yield Op.WATCH, messages.encode_keys_request(1, messages.WATCH, _KEYS)
+    yield Op.HEARTBEAT, messages.encode_keys_request(1, 0, _KEYS[8:])
+    yield Op.WATCH, messages.encode_keys_request(1, messages.STOP_WATCH, _KEYS[:16])
 
 
 def _replies() -> Iterator[tuple[int, bytes]]:
@@ -39,6 +41,8 @@ def _replies() -> Iterator[tuple[int, bytes]]:
         messages.encode_map(messages.Welcome(VERSION, "demo", "a", 9, 3, 8, 0, 1 << 20, 8192, 64, "x")),
     )
     yield Op.PING, messages.encode_map(messages.Vitals(3, 10, 1000, 0, False, "x"))
+    yield Op.WATCH, messages.encode_watch_reply(3, 0, 5, b"\x1b\x02")
+    yield Op.WATCH, messages.encode_watch_push(3, 250, _KEYS, b"\x1b\x02", bytes([0, 1, 2, 3, 3]))
     yield Op.COUNT, messages.encode_count_reply(messages.CountReply(3, 0, 2**40))
     yield Op.TOPOLOGY, messages.encode_topology(_TOPOLOGY.to_wire())
     yield Op.ERROR, messages.encode_error(18, "busy", 250)

@@ -36,7 +36,9 @@ ROUNDS: Final = 10_000
 
 _FOREIGN: Final = (b"this port is a Pulsering", b"HTTP/1.0 400", b"-ERR this port")
 _HELLO: Final = encode_frame(Op.HELLO, 0, 1000, hello_body(token=TOKEN))
-_KINDS: Final = [Op.HELLO, Op.PING, Op.HEARTBEAT, Op.LEAVE, Op.GET, Op.COUNT, Op.TOPOLOGY, Op.ERROR]
+_KINDS: Final = [
+    Op.HELLO, Op.PING, Op.HEARTBEAT, Op.LEAVE, Op.GET, Op.COUNT, Op.TOPOLOGY, Op.WATCH, Op.ERROR,
+]  # fmt: skip
 
 
 class _Pair:
@@ -48,7 +50,9 @@ class _Pair:
 
     @staticmethod
     def _world(*, compiled: bool) -> World:
-        world = World(keys_per_frame=64, frame_bytes=FRAME_BYTES, users=1000, memory_bytes=1 << 20)
+        world = World(
+            keys_per_frame=64, frame_bytes=FRAME_BYTES, users=1000, memory_bytes=1 << 20, watched_users=100
+        )
         core = world.cores["a"]
         if not compiled:
             core.data_path = _datapath_reference.DataPath(core.table, 64, FRAME_BYTES, core.busy_body)
@@ -80,16 +84,22 @@ def request(data: bytes) -> None:
         core.tick(world.now_ms)  # the native path turns the wheel with each call, the other with each tick
         core.note_load(world.now_ms, waited=not pressed)
         session = Session(core, world.now_ms)
-        said = bytearray()
+        said, pushed = bytearray(), bytearray()
+        session.deliver = pushed.extend
         if greeted:
             assert session.receive(_HELLO, world.now_ms)
         for start in range(0, len(stream), step):
             said += _receive(session, stream[start : start + step], world.now_ms)
             assert session.pending <= FRAME_BYTES, "more is kept than one frame may have"
+            while core.watchers.push(world.now_ms):
+                pass
         said += session.goaway(world.now_ms, 0)
-        heard.append((bytes(said), session.closed, session.pending))
+        session.abandon()
+        assert core.watchers.set.watches == 0, "who is gone watches nothing"
+        _check_said(bytes(pushed))
+        heard.append((bytes(said), session.closed, session.pending, bytes(pushed)))
     assert heard[0] == heard[1], "native and Python differ"
-    answer, closed, _ = heard[0]
+    answer, closed, *_ = heard[0]
     if closed is not None and closed.startswith("foreign"):
         assert answer.startswith(_FOREIGN), "a stranger gets a word of ours, and before anything else"
     else:
@@ -113,6 +123,9 @@ def _check_said(said: bytes) -> None:
         assert frame.is_reply
         if frame.op in (Op.ERROR, Op.GOAWAY):
             ErrorCode(messages.decode_error(frame.body).code)
+        elif frame.op == Op.WATCH and not frame.request_id:
+            with contextlib.suppress(FrameError):  # it may as well answer a request of that number
+                messages.decode_watch_push(frame.body)
     assert reader.pending == 0, "half a frame"
 
 
@@ -152,6 +165,11 @@ def _read(op: int, body: bytes, count: int, want_ages: bool) -> None:
             lambda: messages.read_get_reply(body, count, want_ages=want_ages),
             lambda: messages.decode_get_reply(body, count, want_ages=want_ages),
         )
+    elif kind == Op.WATCH:
+        with contextlib.suppress(FrameError):
+            messages.decode_watch_reply(body, count)
+        with contextlib.suppress(FrameError):
+            messages.decode_watch_push(body)
     elif kind == Op.TOPOLOGY:
         with contextlib.suppress(FrameError, ValueError):
             Topology.from_wire(messages.decode_map(body))

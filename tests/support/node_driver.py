@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from pulsering import messages
+from pulsering.status import Cause
 from pulsering.topology import Node, Topology
 from pulsering.wire import VERSION, ErrorCode, Frame, FrameReader, Op, encode_frame
 from pulsering_server.config_schema import LimitsConfig
@@ -90,13 +91,24 @@ class World:
         return peer
 
 
+class Told(NamedTuple):
+    """What a push says of one key."""
+
+    key: int
+    state: str
+    cause: Cause
+
+
 class Peer:
-    """One connection."""
+    """One connection. What it is told unasked is in ``pushed``, as bytes."""
 
     def __init__(self, world: World, name: str, offset_ms: int) -> None:
         self.world = world
         self.offset_ms = offset_ms
+        self._name = name
         self.session = Session(world.cores[name], world.now_ms)
+        self.pushed: list[bytes] = []
+        self.session.deliver = self.pushed.append
         self._reader = FrameReader(1 << 20)
         self._request_id = 0
 
@@ -140,6 +152,33 @@ class Peer:
         reply = self.ask(Op.GET, messages.encode_keys_request(1, 0, pack(keys)))
         states = messages.decode_get_reply(reply.body, len(keys), want_ages=False).states
         return [_STATES[states[i // 4] >> i % 4 * 2 & 3] for i in range(len(keys))]
+
+    def watch(self, *keys: int, stop: bool = False) -> list[str]:
+        """WATCH: the state of each key."""
+        want = messages.STOP_WATCH if stop else messages.WATCH
+        reply = self.ask(Op.WATCH, messages.encode_keys_request(1, want, pack(keys)))
+        count = 0 if stop else len(keys)
+        states = messages.decode_watch_reply(reply.body, count).states
+        return [_STATES[states[i // 4] >> i % 4 * 2 & 3] for i in range(count)]
+
+    def told(self) -> list[Told]:
+        """What is pushed now, without pulses, and was since the last call; in order of the keys."""
+        found = []
+        for push in self.pushes():
+            keys = memoryview(bytes(push.keys)).cast("Q").tolist()
+            states = [_STATES[push.states[i // 4] >> i % 4 * 2 & 3] for i in range(len(keys))]
+            found += [Told(*each) for each in zip(keys, states, map(Cause, push.causes), strict=True)]
+        return sorted(found)
+
+    def pushes(self) -> list[messages.WatchPush]:
+        """The same as they came, with pulses."""
+        core = self.world.cores[self._name]
+        while core.watchers.push(self.world.now_ms):
+            pass
+        frames = frames_in(b"".join(self.pushed))
+        self.pushed.clear()
+        assert all((frame.op, frame.is_reply, frame.request_id) == (Op.WATCH, True, 0) for frame in frames)
+        return [messages.decode_watch_push(frame.body) for frame in frames]
 
     def is_online(self, key: int) -> str:
         """GET of one key."""

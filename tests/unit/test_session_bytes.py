@@ -26,7 +26,7 @@ def lengths_around(maximum: int) -> list[int]:
 
 
 def body_bound(op: Op) -> int:
-    if op in (Op.HEARTBEAT, Op.LEAVE, Op.GET):
+    if op in (Op.HEARTBEAT, Op.LEAVE, Op.GET, Op.WATCH):
         return limits.FRAME_BYTES_MAX - HEADER_BYTES
     if op == Op.HELLO:
         return limits.HELLO_FRAME_BYTES_MAX - HEADER_BYTES
@@ -47,6 +47,7 @@ TEMPLATES: dict[Op, list[bytes | tuple[bytes, bytes]]] = {
     Op.HEARTBEAT: [(b"\xdd", b""), b"\x01\x00", (b"\xc9", b"\x01" + KEYS)],
     Op.LEAVE: [(b"\xdd", b""), b"\x01\x00", (b"\xc9", b"\x01" + KEYS)],
     Op.GET: [(b"\xdd", b""), b"\x01\x00", (b"\xc9", b"\x01" + KEYS)],
+    Op.WATCH: [(b"\xdd", b""), b"\x01\x01", (b"\xc9", b"\x01" + KEYS)],
     Op.COUNT: [(b"\xdd", b""), b"\x01", (b"\xdd", b""), text(b"b")],
     Op.PING: [(b"\xdd", b"")],
     Op.TOPOLOGY: [(b"\xdd", b"")],
