@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from e2e.session import START, Session
 from e2e.test_cores import free_ports
+from support.documents import blocks_of, commands
 
 pytestmark = pytest.mark.skipif(not START.is_file(), reason="only the wheel is here, no documents")
 
@@ -18,6 +19,15 @@ def with_free_ports(command: str, directory: Path) -> None:
         path.write_text(path.read_text("utf-8").replace(":7400", f":{free_ports(1)}"), "utf-8")
 
 
+def test_in_every_terminal_pulsering_is_the_one_of_the_clone() -> None:
+    typed: dict[str, list[str]] = {}
+    for block in blocks_of(START):
+        if block.language == "console":
+            typed.setdefault(block.title, []).extend(commands(block.text))
+    assert all(". .venv/bin/activate" in lines[:2] for lines in typed.values())
+
+
+@pytest.mark.timeout(300)  # some thirty programs one after another, on whatever machine that is
 def test_a_newcomer_gets_from_the_first_line_to_the_last(tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PULSERING_")}
     programs = tmp_path / "bin"
