@@ -13,6 +13,7 @@ from mkdocs.structure.files import File
 
 REPOSITORY = Path(__file__).parents[1]
 OUTSIDE = re.compile(r"\]\(\.\./([^)#]+)")
+TYPED = re.compile(r"^```console\b", re.MULTILINE)
 NAMED = re.compile(r"^(```\w+) (?!title=).+$", re.MULTILINE)
 
 
@@ -25,5 +26,5 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Let links lead to those files, and fences say their language only."""
-    return NAMED.sub(r"\1", OUTSIDE.sub(r"](\1", markdown))
+    """Let links lead to those files, and fences say what the theme has colours for."""
+    return TYPED.sub("```sh", NAMED.sub(r"\1", OUTSIDE.sub(r"](\1", markdown)))
