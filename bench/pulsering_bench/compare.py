@@ -38,7 +38,7 @@ from pulsering_bench.peers import (
 )
 from pulsering_bench.quotients import median_of, per
 from pulsering_bench.table import keys_of
-from pulsering_bench.usage import Watch, bytes_of, cores, pin
+from pulsering_bench.usage import Watch, bytes_of, cores, pin, settled_bytes_of
 
 __all__ = ["PEERS", "Work", "compare"]
 
@@ -167,7 +167,7 @@ class _Comparison:
         empty = bytes_of(peer.pids())
         with Drive(peer) as drive:
             self._note(peer, "raw", "load", self._load(peer, drive))
-            loaded = bytes_of(peer.pids())  # while those are connected that touched shared memory
+            loaded = settled_bytes_of(peer.pids())  # while those are connected that touched shared memory
         self.facts[peer.name] |= {
             "bytes_empty": empty,
             "bytes_loaded": loaded,

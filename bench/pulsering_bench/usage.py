@@ -11,7 +11,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Final, NamedTuple
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "cpu_of",
     "files_of",
     "pin",
+    "settled_bytes_of",
     "tasks_of",
     "tree_of",
 ]
@@ -31,6 +32,11 @@ __all__ = [
 BUSY_SHARE: Final = 0.9
 """Of the time by the clock, above which a side had work all the time, but for rounding."""
 
+
+SETTLE_S: Final = 0.25
+SETTLE_LOOKS: Final = 40
+SETTLED_SHARE: Final = 0.001
+"""How memory is watched until it stands still: so often, so many times, so little change."""
 
 LEAST_S: Final = 0.001
 """What a side counts as having used at least: the system books at its ticks, which are milliseconds apart."""
@@ -82,6 +88,18 @@ def bytes_of(pids: Iterable[int]) -> int:
                 if line.startswith("Pss:"):
                     total += int(line.split()[1]) << 10
     return total
+
+
+def settled_bytes_of(pids: Iterable[int]) -> int:
+    """``bytes_of`` once it stands still: some stores go on filling a larger index after they were loaded."""
+    pids = list(pids)
+    size = bytes_of(pids)
+    for _ in range(SETTLE_LOOKS):
+        sleep(SETTLE_S)
+        before, size = size, bytes_of(pids)
+        if abs(size - before) <= SETTLED_SHARE * size:
+            break
+    return size
 
 
 def files_of(pids: Iterable[int]) -> int:
