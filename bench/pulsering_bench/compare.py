@@ -23,6 +23,8 @@ from pulsering_bench.expiry import run_wave
 from pulsering_bench.figures import measure_of, ratios_of
 from pulsering_bench.machine import machine_facts
 from pulsering_bench.peers import (
+    Call,
+    Client,
     Ids,
     Mask,
     Memcached,
@@ -235,30 +237,34 @@ class _Comparison:
         size = self.work.client_batch
         client = peer.client()
         try:
-            present = [client.prepare(ids) for ids in self._choose(CLIENT_POOL, size)]
-            pages = [
-                (client.prepare(ids), online.tobytes())
+            refreshes = [Call(client.prepare(ids)) for ids in self._choose(CLIENT_POOL, size)]
+            gets = [
+                Call(client.prepare(ids), online.tobytes())
                 for ids, online in map(self._half, self._choose(CLIENT_POOL, size))
             ]
             self._renew(peer)
-            refreshes = [functools.partial(client.refresh, ids) for ids in present]
-            self._note(peer, "client", "refresh", self._calls(peer, refreshes, len(present[0])))
-            gets = [functools.partial(_differences, client.get, ids, online) for ids, online in pages]
-            self._note(peer, "client", "get_half", self._calls(peer, gets, len(pages[0][1])))
+            for measure, calls in (("refresh", refreshes), ("get_half", gets)):
+                self._note(peer, "client", measure, self._calls(peer, client, calls))
         finally:
             client.close()
 
-    def _calls(self, peer: Peer, calls: Sequence[Callable[[], int]], users_per_call: int) -> Closed:
-        calls[0]()
-        users = wrong = turn = 0
+    def _calls(self, peer: Peer, client: Client, calls: Sequence[Call]) -> Closed:
+        client.run(calls[:1])
+        made = users = 0
+
+        def over_and_over() -> Iterator[Call]:
+            nonlocal made, users
+            while time.perf_counter() < until:
+                call = calls[made % len(calls)]
+                made += 1
+                users += len(call.ids)
+                yield call
+
         watch = Watch(peer.pids())
         until = time.perf_counter() + self.work.client_seconds
-        while time.perf_counter() < until:
-            wrong += calls[turn % len(calls)]()
-            users += users_per_call
-            turn += 1
+        wrong = client.run(over_and_over())
         wall, server, caller = watch.stop()
-        return Closed(users, wrong, wall, server, caller, turn)
+        return Closed(users, wrong, wall, server, caller, made)
 
     def _note(self, peer: Peer, section: str, measure: str, run: Closed) -> None:
         self.runs[peer.name][section].setdefault(measure, []).append(run)
@@ -333,10 +339,3 @@ def latency_of(runs: Sequence[Open]) -> dict[str, Any]:
         "refused": sum(run.refused for run in runs),
         "wrong_answers": sum(run.wrong for run in runs),
     }
-
-
-def _differences(get: Callable[[Any], Sequence[int]], ids: Any, expected: bytes) -> int:
-    found = bytes(get(ids))
-    if found == expected:
-        return 0
-    return sum((a == 1) != (b == 1) for a, b in zip(found, expected, strict=True))  # 2 is unknown

@@ -28,9 +28,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Listener", "thread_waits"]
 
-SWEEP_MS: Final = 250
-SWEEP_PARTS: Final = 4
-"""Every connection is looked at once a second, a quarter of them at a time: 10,000 take about half a ms."""
+SWEEP_MS: Final = 50
+SWEEP_PARTS: Final = 20
+"""Every connection is looked at once a second, a twentieth of them at a time: of 10,000 that takes 0.4 ms, in
+which nobody is answered."""
 
 BACKLOG: Final = 1024
 """Connections the kernel holds for us while a loop turn lasts."""

@@ -6,7 +6,7 @@ is the reply read and the wrong answers counted. Invariant: a reply is never tak
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from socket import IPPROTO_TCP, TCP_NODELAY, create_connection, socket
 from typing import Any, ClassVar, NamedTuple
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pulsering_bench.servers import HOST, Server
 from pulsering_bench.usage import tree_of
 
-__all__ = ["Checked", "Client", "Ids", "Mask", "Peer", "Request", "Scale", "rows"]
+__all__ = ["Call", "Checked", "Client", "Ids", "Mask", "Peer", "Request", "Scale", "differences", "rows"]
 
 Ids = NDArray[np.uint64]
 Mask = NDArray[np.bool_]
@@ -59,11 +59,25 @@ class Scale(NamedTuple):
     core: int
 
 
+class Call(NamedTuple):
+    """A batch for a ``Client``: ids as it prepared them, and for a get a byte a user, 1 for who is online."""
+
+    ids: Any
+    online: bytes | None = None
+
+
 class Client(ABC):
     """The Python client that users of this store would take, as one caller uses it: batch after batch.
 
     Ids come in the form that it takes fastest; making that of them is not measured.
     """
+
+    def run(self, calls: Iterable[Call]) -> int:
+        """Make these calls, each when the one before is answered; how many answers were wrong."""
+        wrong = 0
+        for ids, online in calls:
+            wrong += self.refresh(ids) if online is None else differences(self.get(ids), online)
+        return wrong
 
     def prepare(self, ids: Ids) -> Any:
         """Ids as this client takes them fastest."""
@@ -174,6 +188,13 @@ class Peer(ABC):
         sock = create_connection((HOST, self.server.port), timeout=20)
         sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         return sock
+
+
+def differences(found: Sequence[int], online: bytes) -> int:
+    """How many answers are wrong; anything but 1 is not online."""
+    if (answers := bytes(found)) == online:
+        return 0
+    return sum((a == 1) != (b == 1) for a, b in zip(answers, online, strict=True))  # 2 is unknown
 
 
 def rows(template: bytes, count: int, fields: dict[int, NDArray[np.uint8]]) -> bytearray:

@@ -9,7 +9,7 @@ import asyncio
 import itertools
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from socket import socket
 from time import monotonic_ns
 from typing import Any, Final
@@ -21,7 +21,7 @@ from pulsering import PresenceClient, limits, messages
 from pulsering import ids as user_ids
 from pulsering.status import Status
 from pulsering.wire import HEADER_BYTES, VERSION, ErrorCode, Frame, FrameReader, Op, encode_frame
-from pulsering_bench.peers.base import Checked, Client, Ids, Mask, Peer, Request, Scale
+from pulsering_bench.peers.base import Call, Checked, Client, Ids, Mask, Peer, Request, Scale, differences
 from pulsering_bench.servers import Server
 
 __all__ = ["PulseringNode"]
@@ -162,19 +162,32 @@ class PulseringNode(Peer):
 
 
 class _PulseringClient(Client):
-    """In an event loop that runs while a call is under way, as a backend's would."""
+    """In an event loop that goes on running from call to call, as a backend's does."""
 
     def __init__(self, url: str) -> None:
         self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
         self._presence = PresenceClient.from_url(url, timeout=_CALL_S)
         self._runner.run(self._presence.open())
 
+    def run(self, calls: Iterable[Call]) -> int:
+        return self._runner.run(self._make(calls))
+
+    async def _make(self, calls: Iterable[Call]) -> int:
+        wrong = 0
+        for ids, online in calls:
+            if online is None:
+                report = await self._presence.heartbeat_many(ids)
+                wrong += report.total - report.accepted
+            else:
+                snapshot = await self._presence.get_many(ids)
+                wrong += differences(snapshot.statuses, online)
+        return wrong
+
     def prepare(self, ids: Ids) -> Any:
         return np.ascontiguousarray(ids)
 
     def refresh(self, ids: Ids) -> int:
-        report = self._runner.run(self._presence.heartbeat_many(ids))
-        return report.total - report.accepted
+        return self.run([Call(ids)])
 
     def get(self, ids: Ids) -> Sequence[int]:
         snapshot = self._runner.run(self._presence.get_many(ids))
