@@ -110,7 +110,7 @@ class WatchCore:
             after = self._asked()
             for node, keys in before.items():
                 if superfluous := keys - after.get(node, set()):
-                    self._stops.append((node, packed(superfluous)))
+                    self._stops.append((node, packed(sorted(superfluous))))
             for node, keys in after.items():
                 if (word := self._stream(node).word) != PENDING:
                     table.mark(node, keys, word, pending_only=True)
@@ -136,7 +136,7 @@ class WatchCore:
         stream = self._stream(ask.node)
         if ask not in stream.asks:
             return  # asked before the thread was cut, and perhaps answered before
-        del stream.asks[ask]
+        stream.answered(ask)
         counts = self._hear(stream, reply.epoch, reply.warming_ms, age_ms)
         if ask.is_probe:
             if counts:
@@ -163,7 +163,7 @@ class WatchCore:
         stream = self._stream(ask.node)
         if ask not in stream.asks or isinstance(error, NodeUnavailable):
             return
-        del stream.asks[ask]
+        stream.answered(ask)
         if isinstance(error, (NotServed, Unauthorized)):
             self.refusal = error
             stream.begin(Phase.NEW)

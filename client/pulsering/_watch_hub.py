@@ -50,7 +50,7 @@ class WatchHub:
         self._loop = loop
         self._core = WatchCore(cluster.topology)
         self._connections: dict[str, Connection] = {}
-        self._readers: set[Reader] = set()
+        self._readers: dict[Reader, None] = {}  # a set would be closed in an order of addresses
         self._flush_due = False
         self._sweep: asyncio.TimerHandle | None = None
         self._seen_ms = 0
@@ -72,7 +72,7 @@ class WatchHub:
     def open(self, limit: int) -> Reader:
         """A reader of nobody yet."""
         reader = Reader(self._core.table, limit)
-        self._readers.add(reader)
+        self._readers[reader] = None
         return reader
 
     def add(self, reader: Reader, keys: bytes, ids: Sequence[UserId]) -> None:
@@ -91,7 +91,7 @@ class WatchHub:
     def discard(self, reader: Reader) -> None:
         """A watch is over."""
         if reader in self._readers:
-            self._readers.discard(reader)
+            self._readers.pop(reader, None)
             self._core.close(reader)
             self._flush_soon()
 
@@ -169,12 +169,12 @@ class WatchHub:
         if refusal is not None:
             self._fail_all(refusal)
         for reader in self._core.take_overflowed():
-            self._readers.discard(reader)
+            self._readers.pop(reader, None)
             reader.fail(_overflow(reader))
         self._flush_soon()
 
     def _fail_all(self, error: PresenceError) -> None:
-        readers, self._readers = self._readers, set()
+        readers, self._readers = self._readers, {}
         for reader in readers:
             self._core.close(reader)
             reader.fail(error)

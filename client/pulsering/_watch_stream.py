@@ -8,9 +8,9 @@
 
 The probe is there because an older node ends the connection for a full request, and because its answer is
 younger than whatever was on the way before. A node that is watched speaks at least once a pulse. One that is
-asked and says nothing for a pulse is *silent*; one that has not spoken for three is *stale*: nothing it has
-said is known to hold any more, and it has no word until it has answered a probe and was asked for everything
-afresh. A frame that was under way for as long is no better. Pure; time is told in pieces.
+asked and gives no answer for a pulse is *silent*; one that has not spoken for three is *stale*: nothing it
+has said is known to hold any more, and it has no word until it has answered a probe and was asked for
+everything afresh. A frame that was under way for as long is no better. Pure; time is told in pieces.
 
 Invariant: an ask is among ``asks`` only while its answer would be the start of a thread that is not cut.
 """
@@ -79,7 +79,7 @@ class Stream:
         self._epoch = 0
         self._cold = False
         self._quiet_ms = 0.0  # since its last word
-        self._unanswered_ms = 0.0  # since that, or since it was asked
+        self._unanswered_ms = 0.0  # since its last answer, or since it was asked
         self._ahead_ms = 0.0
         self._rest_ms = 0.0
         self._refused: list[Ask] = []
@@ -137,6 +137,12 @@ class Stream:
         self.asks[ask] = None
         return ask
 
+    def answered(self, ask: Ask) -> None:
+        """It has answered an ask, or refused it; what it says unasked is no answer."""
+        del self.asks[ask]
+        self._silent = False
+        self._unanswered_ms = 0.0
+
     def refuse(self, ask: Ask, rest_ms: float) -> None:
         """It did not take an ask, which is to be repeated when it has rested."""
         self._refused.append(ask)
@@ -151,8 +157,7 @@ class Stream:
             return Turn.WENT_STALE
         afresh = self._epoch not in (0, epoch) or (self._cold and not warming_ms)
         self._epoch, self._cold = epoch, warming_ms > 0
-        self._silent = False
-        self._quiet_ms = self._unanswered_ms = 0.0
+        self._quiet_ms = 0.0
         return Turn.AFRESH if afresh and not self._stale else Turn.SPOKE
 
     def pass_time(self, ms: float, ours: int, pulse_ms: int) -> Turn | None:

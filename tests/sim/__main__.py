@@ -42,6 +42,8 @@ class Outcome(NamedTuple):
     minutes: float
     violations: list[str]
     reads: int
+    watched: tuple[int, int] = (0, 0)
+    """Changes that watches told of, and statuses shown by pages that follow them."""
 
 
 def play(plan: Plan, bug: str = "") -> Result:
@@ -59,7 +61,8 @@ def outcome_of(seed: int, minutes: float, bug: str = "") -> Outcome:
         return Outcome(seed, 0, 0.0, [f"the history ended with {error!r}"], 0)
     violations = [str(violation) for violation in result.violations[:VIOLATIONS_SHOWN]]
     reads = sum(result.tally[what] for what in ("online", "offline", "unknown"))
-    return Outcome(seed, result.trace_hash, plan.ends_at_us / 60e6, violations, reads)
+    watched = result.tally["told"], result.tally["shown"]
+    return Outcome(seed, result.trace_hash, plan.ends_at_us / 60e6, violations, reads, watched)
 
 
 def hunt(bug: str, seeds: int, minutes: float) -> tuple[str, int | None, str]:
@@ -81,11 +84,15 @@ def command(seed: int, minutes: float, bug: str = "") -> str:
 def sweep(seeds: Iterable[int], minutes: float, jobs: int) -> int:
     """Run all seeds; the exit code."""
     digest, done, broken, simulated, reads = xxh64(), 0, 0, 0.0, 0
+    watching = changes = shown = 0
     with get_context("fork").Pool(jobs) as pool:
         for outcome in pool.imap(partial(outcome_of, minutes=minutes), seeds, chunksize=2):
             done += 1
             simulated += outcome.minutes
             reads += outcome.reads
+            watching += outcome.watched != (0, 0)
+            changes += outcome.watched[0]
+            shown += outcome.watched[1]
             digest.update(outcome.trace_hash.to_bytes(8, "little"))
             if outcome.violations:
                 broken += 1
@@ -96,6 +103,9 @@ def sweep(seeds: Iterable[int], minutes: float, jobs: int) -> int:
         "violations": broken,
         "simulated_minutes": round(simulated),
         "reads_judged": reads,
+        "seeds_watching": watching,
+        "watch_changes_judged": changes,
+        "watch_statuses_judged": shown,
         "trace_hash": f"{digest.intdigest():016x}",
     }
     print(json.dumps(verdict))

@@ -114,7 +114,7 @@ class Checker:
         elif isinstance(record, End):
             begin, phases, read = self._open.pop(record.call)
             self._end(begin, record, phases, read)
-        else:
+        elif isinstance(record, Phase):
             self._enter(record)
 
     def finish(self) -> Verdict:
@@ -274,7 +274,7 @@ class Checker:
 
 
 def judge(records: Iterable[Record], bounds: Bounds) -> Verdict:
-    """The verdict on a whole history."""
+    """The verdict on the calls of a whole history."""
     checker = Checker(bounds)
     for record in records:
         checker.take(record)

@@ -1,7 +1,8 @@
 """What happened, as a list of records in the order of true time: calls as they begin and end, and phases.
 
 A call begins with what was asked and ends with what was answered; one that never ended has no end. A phase
-says what is promised from then on, as it depends on the faults of that time. The same records come from a
+says what is promised from then on, as it depends on the faults of that time. Watches have records of their
+own: each change they tell of, and what is shown now and then. The same records come from a
 simulated history and from real processes, whose times are those of one monotonic clock; ``dump`` and ``load``
 keep them as JSON, one record a line. Invariant: records are in the order of their time.
 """
@@ -10,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator
 from typing import IO, Final, NamedTuple
 
-__all__ = ["Begin", "End", "Phase", "Record", "dump", "load"]
+__all__ = ["Begin", "End", "Phase", "Record", "Shown", "Told", "dump", "load"]
 
 BEAT: Final = "beat"
 LEAVE: Final = "leave"
@@ -57,15 +58,36 @@ class Phase(NamedTuple):
     why: str = ""
 
 
-Record = Begin | End | Phase
-_KINDS: Final = {"begin": Begin, "end": End, "phase": Phase}
+class Told(NamedTuple):
+    """A watch has told of a change; ``watch`` differs for each watch of the history."""
+
+    at_us: int
+    watch: int
+    user: int
+    status: int
+    reason: int
+    cause: int
+    version: int
+
+
+class Shown(NamedTuple):
+    """What a page shows that follows a watch: the last status it was told of each user."""
+
+    at_us: int
+    watch: int
+    users: tuple[int, ...]
+    statuses: bytes
+
+
+Record = Begin | End | Phase | Told | Shown
+_KINDS: Final = {"begin": Begin, "end": End, "phase": Phase, "told": Told, "shown": Shown}
 
 
 def dump(records: Iterable[Record], file: IO[str]) -> None:
     """Write records, a line each."""
     for record in records:
         fields = record._asdict()
-        if isinstance(record, End) and record.statuses is not None:
+        if isinstance(record, End | Shown) and record.statuses is not None:
             fields["statuses"] = list(record.statuses)
         file.write(json.dumps({"record": type(record).__name__.lower(), **fields}) + "\n")
 

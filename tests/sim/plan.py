@@ -67,6 +67,8 @@ class Plan(NamedTuple):
     probed: str
     """Nodes that watch their own load, and refuse what they cannot do; it costs an event each 20 ms."""
     chopped: float
+    watching: tuple[str, ...]
+    """Clients that watch everybody."""
     actions: list[Action]
     faults: list[Fault]
     calm_at_us: int
@@ -120,6 +122,7 @@ def make_plan(seed: int, minutes: float = 10.0) -> Plan:
         hedge_ms=rng.choice((0, 0, 0, 30)),
         probed=rng.choice(nodes) if seed % 8 in (6, 7) else "",
         chopped=rng.choice((0.0, 0.02)),
+        watching=("r1",) if seed % 8 in (2, 5) else (),
         actions=[],
         faults=[],
         calm_at_us=calm_at_us,

@@ -21,14 +21,17 @@ from pulsering._cluster import Cluster
 from pulsering._connection import Connection
 from pulsering._read_call import ReadCall
 from pulsering._retired import Retired
+from pulsering._watch_stream import Stream
+from pulsering._watch_table import WatchTable
 from pulsering._write_call import WriteCall
 from pulsering.frame_age import FrameAge
 from pulsering.ids import SLOTS, key_of, keys_of
 from pulsering.routing import Evidence, read_targets
-from pulsering.status import Status
-from pulsering_server import node, session
+from pulsering.status import Cause, Status
+from pulsering_server import node, session, watchers
 from pulsering_server._datapath_reference import DataPath
 from pulsering_server._table_reference import ONLINE, Table, checked_keys
+from pulsering_server._watch_reference import WatchSet
 from pulsering_server.node import NodeCore
 from pulsering_server.ownership import Ownership
 
@@ -55,7 +58,12 @@ def planted(name: str) -> Iterator[None]:
 
 def _table(kind: type[Table], *, age: type[FrameAge] = FrameAge) -> list[Patch]:
     """Nodes whose table is this one, in plain Python."""
-    return [(node, "Table", kind), (node, "DataPath", DataPath), (session, "FrameAge", age)]
+    return [
+        (node, "Table", kind),
+        (node, "DataPath", DataPath),
+        (session, "FrameAge", age),
+        (watchers, "WatchSet", WatchSet),
+    ]
 
 
 # -- time ----------------------------------------------------------------------------------------------------
@@ -390,3 +398,43 @@ def batch_answers_shifted() -> list[Patch]:
 
     original = _batcher._tell
     return [(_batcher, "_tell", tell)]
+
+
+# -- watches -------------------------------------------------------------------------------------------------
+
+
+@bug
+def watch_goes_on_over_a_gap() -> list[Patch]:
+    """Who reconnects takes what it knew for true, and only asks about users whom it knows nothing of."""
+
+    def hear(self: Any, name: str, keys: Any, states: Any, causes: Any = None, **options: Any) -> None:
+        if causes is None:
+            new = [
+                (key, state)
+                for key, state in zip(keys, states, strict=False)
+                if key in self and not self.look(key).version
+            ]
+            keys, states = [key for key, _ in new], [state for _, state in new]
+        original(self, name, keys, states, causes, **options)
+
+    original = WatchTable.hear
+    return [(WatchTable, "hear", hear), (WatchTable, "mark", lambda *args, **options: None)]
+
+
+@bug
+def watch_trusts_silence() -> list[Patch]:
+    """A stream that says nothing any more is taken for one on which nothing changes."""
+    return [(Stream, "pass_time", lambda self, ms, ours, pulse_ms: None)]
+
+
+@bug
+def watch_hears_of_no_expiry() -> list[Patch]:
+    """Nodes push what heartbeats and leaves change, and not what time does."""
+
+    class Deaf(WatchSet):
+        def _change(self, user: Any, key: int, state: int, cause: int) -> None:
+            if cause != Cause.EXPIRED:
+                super()._change(user, key, state, cause)
+            user.state = state
+
+    return [*_table(Table), (watchers, "WatchSet", Deaf)]

@@ -15,7 +15,9 @@ from sim.cluster import PORT, ClientProcess, NodeProcess, Shape, simulated, topo
 from sim.faults import Faults
 from sim.history import BEAT, COUNT, LEAVE, READ, Begin, End, Phase, Record
 from sim.network import Network
+from sim.page import Page
 from sim.plan import CANCEL, CLIENTS, MS, SECOND, Action, Plan
+from sim.watch_checker import judge_watches
 from sim.world import World
 
 from pulsering.errors import PresenceError, UnknownPresence
@@ -79,6 +81,7 @@ class Run:
         self._calls = 0
         self._counted: dict[str, tuple[object, int, int, int, int]] = {}
         self._faults = Faults(self)
+        self._pages = [Page(self, name, number) for number, name in enumerate(plan.watching)]
 
     def _client(self, name: str) -> ClientProcess:
         plan = self.plan
@@ -104,6 +107,8 @@ class Run:
             for action in plan.actions:
                 world.at(action.at_us, self._act, action)
             self._faults.schedule()
+            for page in self._pages:
+                page.begin()
             world.after(SECOND, self._count_frames)
             world.run(plan.ends_at_us)
             self._check_bounds()
@@ -111,6 +116,10 @@ class Run:
         bounds = self.bounds()
         verdict = judge(self.records, bounds)
         violations = [*verdict.violations, *self.violations]
+        if self._pages:
+            watched = judge_watches(self.records, bounds)
+            violations += watched.violations
+            verdict.tally.update(watched.tally)
         violations += [Violation("fault", world.now_us, problem) for problem in world.problems]
         return Result(plan, self.records, violations, verdict.tally, world.trace_hash, self.log)
 

@@ -34,6 +34,9 @@ def test_no_promise_is_broken(seed: int) -> None:
     assert result.violations == []
     assert result.tally["online"] > 100
     assert result.tally["offline"] > 100
+    if result.plan.watching:
+        assert result.tally["told"] > 100
+        assert result.tally["shown"] > 1000
 
 
 def test_a_seed_is_the_same_history_in_any_process() -> None:
@@ -58,7 +61,12 @@ def test_a_seed_is_the_same_history_in_any_process() -> None:
 
 @pytest.mark.parametrize(
     ("bug", "seed"),
-    [("ttl_added_twice", 0), ("batch_answers_shifted", 0), ("wrong_owner", 3)],
+    [
+        ("ttl_added_twice", 0),
+        ("batch_answers_shifted", 0),
+        ("wrong_owner", 3),
+        ("watch_goes_on_over_a_gap", 2),
+    ],
 )
 def test_a_planted_bug_is_found(bug: str, seed: int) -> None:
     plan = make_plan(seed, MINUTES)

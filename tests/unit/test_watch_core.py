@@ -292,6 +292,24 @@ def test_an_owner_that_does_not_answer_makes_the_first_state_unknown_after_a_pul
     assert hand.statuses() == [(1, Status.OFFLINE)]
 
 
+def test_pulses_are_no_answer() -> None:
+    """A link that is cut one way lets pulses through and no questions: nothing is kept for ever by them."""
+    hand = watching(1, a=OFFLINE, b=OFFLINE)
+    hand["b"].states[hand.key(2)] = ONLINE
+    hand.watch(2)
+    hand.settle("b")
+    assert hand.statuses() == [(2, Status.ONLINE)]
+    hand["b"].say(hand.key(2), OFFLINE, EXPIRED)
+    hand.settle("b")
+    for _ in range(3):
+        hand.pass_time(PULSE_MS / 2)
+        hand["a"].push({})
+        hand.deliver("a")
+        hand["b"].push({})
+        hand.settle("b")
+    assert [change[1:3] for change in hand.read()] == [(U, Reason.UNREACHABLE)]
+
+
 def test_a_node_without_watched_users_may_be_silent_for_ever() -> None:
     hand = watching(1)
     hand.unwatch(1)
