@@ -2,7 +2,8 @@
 
 *Measured*: 1, 2, 4 real nodes, all on the server's core, and the real client on the other. A call is cut into
 one frame a node, so more nodes mean smaller frames; users a second of the nodes' CPU says what that costs,
-and the client's CPU what cutting and joining costs. *Measured on a stub*: the client alone against up to 64
+and the client's CPU what cutting and joining costs. One node with fewer users than all says how cost grows
+with users, whose lines the caches hold ever fewer of. *Measured on a stub*: the client alone against up to 64
 stub nodes. *Calculated*, and said so: nodes that this machine has no cores for, by the line through the
 measured costs of a frame and a user. Invariant: no calculated figure is shown without the word.
 """
@@ -11,7 +12,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from time import perf_counter
 from typing import Any, Final
 
@@ -43,6 +44,9 @@ class Plan:
     """What to measure, and what to calculate."""
 
     users: int = 2_000_000
+    shares: tuple[float, ...] = (1 / 16, 1 / 4)
+    """Of the users, with which one node is measured as well."""
+
     batch: int = 1000
     seconds: float = 3.0
     nodes: tuple[int, ...] = (1, 2, 4)
@@ -175,9 +179,14 @@ def scale(plan: Plan, tell: Tell = lambda _: None) -> dict[str, Any]:
     server_core, own_core = cores()
     facts = machine_facts()
     points: list[Point] = []
+    by_users: list[tuple[int, Point]] = []
     stubbed: list[Point] = []
     release = pin(own_core)
     try:
+        for users in (max(plan.batch, int(share * plan.users)) for share in plan.shares):
+            tell(f"1 real node with {users:,} users")
+            found = uvloop.run(_on_nodes(replace(plan, users=users), 1, server_core))
+            by_users += [(users, point) for point in found]
         for nodes in plan.nodes:
             tell(f"{nodes} real node{'s' if nodes > 1 else ''} on one core")
             points += uvloop.run(_on_nodes(plan, nodes, server_core))
@@ -191,9 +200,10 @@ def scale(plan: Plan, tell: Tell = lambda _: None) -> dict[str, Any]:
         "machine": facts,
         "plan": asdict(plan),
         "measured": [asdict(point) for point in points],
+        "measured_by_users": [{"users": users} | asdict(point) for users, point in by_users],
         "measured_on_stub": [asdict(point) for point in stubbed],
         "calculated": {what: calculated(plan, points, what) for what in ("refresh", "get")},
-        "wrong_answers": sum(point.wrong for point in [*points, *stubbed]),
+        "wrong_answers": sum(point.wrong for point in [*points, *stubbed, *(point for _, point in by_users)]),
     }
 
 
@@ -206,12 +216,18 @@ def run_scale(plan: Plan, *, as_json: bool) -> int:
 
 def text_of(results: dict[str, Any]) -> str:
     """For people."""
-    lines = [f"calls of {results['plan']['batch']:,} users; all nodes share one core", ""]
+    plan = results["plan"]
+    lines = [f"calls of {plan['batch']:,} of {plan['users']:,} users; all nodes share one core", ""]
     lines += [
         f"measured    {point['nodes']:5} nodes  {point['what']:8} "
         f"{shown(point['users_per_node_cpu_s'], '8.2f', 1e-6)} M users/s of node CPU  "
         f"client {shown(point['client_cpu_s_per_million'], '.3f')} CPU s a million  limit: {point['limit']}"
         for point in results["measured"]
+    ]
+    lines += [
+        f"measured    {point['users']:10,} users on 1 node  {point['what']:8} "
+        f"{shown(point['users_per_node_cpu_s'], '8.2f', 1e-6)} M users/s of node CPU"
+        for point in results["measured_by_users"]
     ]
     lines += [
         f"stub        {point['nodes']:5} nodes  {point['what']:8} client "

@@ -49,7 +49,7 @@ def test_billion_asks_for_the_memory_first(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_scale(benchmark: Any) -> None:
-    plan = scale.Plan(users=2000, batch=100, seconds=0.1, nodes=(1, 2), stub_nodes=(1, 3))
+    plan = scale.Plan(users=2000, batch=100, shares=(0.25,), seconds=0.1, nodes=(1, 2), stub_nodes=(1, 3))
     results = benchmark.pedantic(scale.scale, (plan,), rounds=1)
     assert results["wrong_answers"] == 0
     assert [(point["nodes"], point["what"]) for point in results["measured"]] == [
@@ -59,7 +59,9 @@ def test_scale(benchmark: Any) -> None:
         (2, "get"),
     ]
     assert len(results["measured_on_stub"]) == 4
+    assert [point["users"] for point in results["measured_by_users"]] == [500, 500]
     text = scale.text_of(results)
+    assert "500 users on 1 node" in text
     assert "calculated   1024 nodes" in text
 
 
