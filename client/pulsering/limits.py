@@ -111,6 +111,9 @@ WORK_PER_TURN: Final = 32_768
 WORK_PER_FRAME: Final = 512
 """What a frame that Python answers counts for: some 20 us. So 64 pings are a turn."""
 
+WORK_PER_WATCH: Final = 4
+"""What a user counts for whom somebody begins or ceases to watch: half a microsecond."""
+
 GET_AGE_MS_MAX: Final = 50
 """An overloaded node refuses a get that waited longer. Served in order, all would wait ever longer and none
 be in time; with a fifth of CALL_TIMEOUT_MS gone, there is still time for the answer, or for another owner."""

@@ -60,6 +60,7 @@ cdef enum:
     # Of a watch: state and cause of its news, two bits each, then
     NEWS = 16
     SLOTS_MIN = 8
+    AT_ONCE = 4096  # watches that end with their subscriber; of more ``turn`` takes its time
     KEPT = 4096  # records whose memory is not worth the call that gives it back
 
 cdef struct Watched:
@@ -89,6 +90,7 @@ cdef struct Reader:
     bint whole         # the queue does not have all: look at all slots
     bint ready
     bint open
+    uint32_t closing   # of one that is gone, how many slots are still to be forgotten
 
 
 cdef inline uint32_t* subscribers_in(Many* many) noexcept nogil:
@@ -124,6 +126,7 @@ cdef class WatchSet:
     cdef uint32_t* _ready     # a ring
     cdef uint32_t _readers_room
     cdef uint32_t _subscribers
+    cdef uint32_t _closing    # of those not open, how many are still closing
     cdef uint32_t _ready_at
     cdef uint32_t _ready_used
     cdef uint64_t _watches
@@ -415,7 +418,10 @@ cdef class WatchSet:
 
     cdef void _tell(self, uint32_t subscriber, uint32_t at, int state, int cause) noexcept nogil:
         cdef Reader* reader = &self._readers[subscriber]
-        cdef uint32_t i = <uint32_t>self._slot_of(reader, at)
+        cdef uint32_t i
+        if not reader.open:
+            return
+        i = <uint32_t>self._slot_of(reader, at)
         if reader.news[i] & NEWS:
             self._coalesced += 1
         else:
@@ -508,6 +514,36 @@ cdef class WatchSet:
                 fetch_group(self._table, keys, i + GROUP, n, places)
             self._look(these[i], rank_of(self._table, &places[i % PLACES], &beat))
 
+    cdef void _forget(self, uint32_t number, uint32_t budget) noexcept nogil:
+        """Forget up to so many slots of a subscriber that is gone, and with the last one itself."""
+        cdef Reader* reader = &self._readers[number]
+        cdef uint32_t end = reader.closing - min(reader.closing, budget)
+        while reader.closing > end:
+            reader.closing -= 1
+            if reader.slots[reader.closing]:
+                self._part(reader.slots[reader.closing], number)
+                reader.slots[reader.closing] = 0
+                reader.used -= 1
+                self._watches -= 1
+        if reader.closing:
+            return
+        self._heap -= reader.room * (sizeof(uint32_t) + 1) + reader.queue_room * sizeof(uint32_t)
+        free(reader.slots)
+        free(reader.queue)
+        memset(reader, 0, sizeof(Reader))
+        self._closing -= 1
+        self._idle[self._readers_room - self._subscribers - self._closing - 1] = number
+
+    cdef bint _forget_some(self, uint64_t budget) noexcept nogil:
+        """Go on with those who are gone; whether there is more."""
+        cdef uint32_t number = 0
+        while self._closing and number < self._readers_room and budget:
+            if self._readers[number].closing:
+                self._forget(number, <uint32_t>min(budget, <uint64_t>AT_ONCE))
+                return self._closing > 0
+            number += 1
+        return self._closing > 0
+
     cdef bint _turn(self, uint64_t budget) noexcept nogil:
         cdef uint32_t[BATCH] these
         cdef uint64_t done = 0
@@ -581,9 +617,9 @@ cdef class WatchSet:
     def open(self):
         """A new subscriber: a number that is not in use."""
         cdef uint32_t number
-        if self._subscribers == self._readers_room:
+        if self._subscribers + self._closing == self._readers_room:
             self._make_readers()
-        number = self._idle[self._readers_room - self._subscribers - 1]
+        number = self._idle[self._readers_room - self._subscribers - self._closing - 1]
         self._subscribers += 1
         self._readers[number].open = True
         return number
@@ -592,10 +628,6 @@ cdef class WatchSet:
         """A subscriber is gone, with all that it watched."""
         cdef Reader* reader = self._reader(subscriber)
         cdef uint32_t number = <uint32_t>(reader - self._readers), i, k
-        for i in range(reader.room):
-            if reader.slots[i]:
-                self._part(reader.slots[i], number)
-                self._watches -= 1
         if reader.ready:
             k = 0
             for i in range(self._ready_used):
@@ -603,12 +635,11 @@ cdef class WatchSet:
                     self._ready[(self._ready_at + i) % self._readers_room])
                 k += self._ready[(self._ready_at + i) % self._readers_room] != number
             self._ready_used = k
-        self._heap -= reader.room * (sizeof(uint32_t) + 1) + reader.queue_room * sizeof(uint32_t)
-        free(reader.slots)
-        free(reader.queue)
-        memset(reader, 0, sizeof(Reader))
+        reader.open = reader.ready = False
+        reader.closing = reader.room
         self._subscribers -= 1
-        self._idle[self._readers_room - self._subscribers - 1] = number
+        self._closing += 1
+        self._forget(number, reader.room if reader.used <= AT_ONCE else 0)
         self._debug()
 
     def watch(self, subscriber, keys, now_ms):
@@ -710,6 +741,8 @@ cdef class WatchSet:
         cdef uint64_t most = checked_count(budget, "budget", 0, 2**62)
         self._table.raw_advance(checked_ms(now_ms, "now_ms"))
         due = self._turn(most)
+        if self._closing:
+            due |= self._forget_some(most)
         self._debug()
         return due
 
@@ -851,8 +884,10 @@ cdef class WatchSet:
                     used += 1
                     unread += reader.news[i] & NEWS == NEWS
                     watchers[reader.slots[i]].append(number)
-                    assert self._slot_of(reader, reader.slots[i]) == i, "a slot that is not found"
-            assert (used, unread) == (reader.used, reader.unread), f"subscriber {number}: {used}, {unread}"
+                    if reader.open:
+                        assert self._slot_of(reader, reader.slots[i]) == i, "a slot that is not found"
+            assert used == reader.used, f"subscriber {number}: {used} watches, {reader.used} counted"
+            assert unread == reader.unread or not reader.open, f"subscriber {number}: {unread} news"
             watches += used
         assert watches == self._watches, f"{watches} watches, {self._watches} counted"
         for at, numbers in watchers.items():

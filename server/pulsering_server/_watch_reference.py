@@ -89,7 +89,10 @@ class WatchSet:
         return subscriber
 
     def close(self, subscriber: int) -> None:
-        """A subscriber is gone, with all that it watched."""
+        """A subscriber is gone, with all that it watched.
+
+        Of one that watched very many, ``turn`` forgets the users, in slices; they count until then.
+        """
         reader = self._reader(subscriber)
         for key in list(reader.keys):
             self._unsubscribe(subscriber, key)

@@ -357,7 +357,7 @@ class Session:
             raise FrameError(f"body: want is {request.argument}, not {STOP_WATCH} or {WATCH}")
         if request.key_count > core.limits.keys_per_frame:
             return self._too_many_keys(frame, request, now_ms)
-        self._work -= request.key_count
+        self._work -= request.key_count * limits.WORK_PER_WATCH
         if request.argument == STOP_WATCH:
             if self._watcher is not None:
                 watchers.set.stop(self._watcher.number, request.keys)

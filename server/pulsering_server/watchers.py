@@ -88,7 +88,7 @@ class Watchers:
 
     def turn(self, now_ms: int, users: int = limits.WATCHED_USERS_PER_TURN) -> bool:
         """Find what time has changed, looking at about so many users; whether there is more."""
-        if not self._by_number:
+        if not self.set.watches and not self._by_number:
             return False
         more = self.set.turn(now_ms, users)
         if self.set.waiting or self._pulse_due(now_ms):

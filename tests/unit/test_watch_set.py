@@ -350,6 +350,28 @@ def test_what_makes_no_sense_is_refused(kit: Kit, call: Callable[[Any], object])
         call(kit.set)
 
 
+def test_who_watched_very_many_is_forgotten_in_slices() -> None:
+    """In the kernel; to the twin it is all the same."""
+    kit = Kit(compiled=True)
+    gone, stays = kit.set.open(), kit.set.open()
+    kit.watch(gone, *range(30_000))
+    kit.watch(stays, *range(10))
+    kit.set.close(gone)
+    with pytest.raises(ValueError, match="no subscriber"):
+        kit.take(gone)
+    assert (kit.set.subscribers, kit.set.watches) == (1, 30_010)
+    assert kit.set.open() != gone
+    kit.beat(*range(100))
+    assert kit.ready() == [stays]
+    watches = [30_010]
+    while kit.set.turn(kit.now, 1_000):
+        watches.append(kit.set.watches)
+        assert 0 <= watches[-2] - watches[-1] <= 1_000
+        kit.set._verify()
+    assert (kit.set.users, kit.set.watches) == (10, 10)
+    assert len(kit.take(stays)) == 10
+
+
 @pytest.mark.parametrize("count", [1, 3, 1_000, 20_000])
 def test_a_set_of_any_size_finds_whom_it_watches(count: int) -> None:
     """The kernel's hash grows bucket by bucket."""
