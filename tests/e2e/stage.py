@@ -28,7 +28,7 @@ TTL_S: Final = 2
 NODES: Final = "abcd"
 CORES: Final = 4
 
-_ENDLESS: Final = re.compile(r"pulsering (top(?!.* -n)|serve|dev)\b|--watch")
+_ENDLESS: Final = re.compile(r"pulsering ((?:top|watch)(?!.* -n)|serve|dev)\b|--watch")
 _SHELL: Final = re.compile(r"[|&;<>$]|^\w+=|^(?!pulsering )")
 _SCP: Final = '#!/bin/sh\nexec cp "$1" "${2#*:}"\n'
 
@@ -145,6 +145,7 @@ class Stage:
             "--for 60s": "--for 100ms",
             "pulsering apply new.yaml": "pulsering apply new.yaml --yes",
             ">> online.jsonl": "",
+            "watch 42 -o json |": "watch 42 -n 1 -o json |",
         }
         for there, replaced in here.items():
             command = command.replace(there, replaced)
