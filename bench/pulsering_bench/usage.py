@@ -68,15 +68,28 @@ def tree_of(root: int) -> list[int]:
 
 def cpu_of(pids: Iterable[int]) -> Cpu:
     """What all threads of these processes used since they started."""
-    ran = waited = 0
+    threads = _threads_of(pids).values()
+    return Cpu(sum(thread.ran_s for thread in threads), sum(thread.waited_s for thread in threads))
+
+
+def _threads_of(pids: Iterable[int]) -> dict[int, Cpu]:
+    """What each thread used since it started."""
+    found = {}
     for pid in pids:
         with contextlib.suppress(OSError):
             for task in Path(f"/proc/{pid}/task").iterdir():
                 with contextlib.suppress(OSError):
                     fields = (task / "schedstat").read_text("ascii").split()
-                    ran += int(fields[0])
-                    waited += int(fields[1])
-    return Cpu(ran / 1e9, waited / 1e9)
+                    found[int(task.name)] = Cpu(int(fields[0]) / 1e9, int(fields[1]) / 1e9)
+    return found
+
+
+def _used(before: dict[int, Cpu], after: dict[int, Cpu]) -> Cpu:
+    """What those threads used that are still there; who ended takes nothing away from the others."""
+    were = [(thread, before.get(number, Cpu(0.0, 0.0))) for number, thread in after.items()]
+    return Cpu(
+        sum(now.ran_s - was.ran_s for now, was in were), sum(now.waited_s - was.waited_s for now, was in were)
+    )
 
 
 def bytes_of(pids: Iterable[int]) -> int:
@@ -138,18 +151,13 @@ class Watch:
 
     def __init__(self, server: Iterable[int]) -> None:
         self._server = list(server)
-        self._before = cpu_of(self._server), cpu_of((os.getpid(),))
+        self._before = _threads_of(self._server), _threads_of((os.getpid(),))
         self._began = perf_counter()
 
     def stop(self) -> tuple[float, Share, Share]:
         """Seconds by the clock, the server's share, the generator's."""
         wall = perf_counter() - self._began
-        after = cpu_of(self._server), cpu_of((os.getpid(),))
-        shares = [
-            Share(
-                max(LEAST_S, now.ran_s - was.ran_s),
-                (now.ran_s + now.waited_s - was.ran_s - was.waited_s) / wall,
-            )
-            for was, now in zip(self._before, after, strict=True)
-        ]
+        after = _threads_of(self._server), _threads_of((os.getpid(),))
+        used = [_used(was, now) for was, now in zip(self._before, after, strict=True)]
+        shares = [Share(max(LEAST_S, cpu.ran_s), (cpu.ran_s + cpu.waited_s) / wall) for cpu in used]
         return wall, shares[0], shares[1]

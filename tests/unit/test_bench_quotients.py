@@ -4,7 +4,10 @@ The TTL dictionary under load once answered nobody in a whole round.
 """
 
 import json
+import os
+import sys
 from dataclasses import asdict
+from subprocess import PIPE, Popen
 from typing import Any
 
 import numpy as np
@@ -23,7 +26,7 @@ from pulsering_bench.quotients import median_of, per, shown
 from pulsering_bench.report import html_of, markdown_of, text_of
 from pulsering_bench.scale import Plan, Point, calculated
 from pulsering_bench.sizing import load_profile
-from pulsering_bench.usage import Share
+from pulsering_bench.usage import LEAST_S, Share, Watch
 
 NOBODY = Closed(0, 0, 1.0, Share(0.9, 1.0), Share(0.2, 0.3), calls=0, refused=7)
 
@@ -109,6 +112,20 @@ def test_an_open_loop_in_which_all_was_refused_has_no_percentiles() -> None:
     peer = peer_of(1e7, 8.0)
     peer["latency"] |= latency | {"refresh": latency["get"]}
     assert "Latency" in html_of(results_of({"pulsering": peer}))
+
+
+def test_a_process_that_ends_takes_nothing_away_from_the_others() -> None:
+    """A PostgreSQL worker that ended would else make its server look as if it had needed no CPU."""
+    busy = "sum(range(10**7)); print(flush=True); input()"
+    with Popen([sys.executable, "-c", busy], stdin=PIPE, stdout=PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        watch = Watch([child.pid, os.getpid()])
+        child.kill()
+        child.wait()
+    sum(range(10**6))
+    _, server, generator = watch.stop()
+    assert server.cpu_s >= 0.9 * generator.cpu_s > 0.9 * LEAST_S
 
 
 def test_charts_show_what_there_is() -> None:
