@@ -15,7 +15,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help prerequisites setup demo bench publish test check format coverage sanitize sim sim-planted chaos
+.PHONY: help prerequisites setup demo example bench publish test check format coverage sanitize sim sim-planted chaos
 .PHONY: fuzz docs clean
 .PHONY: check-lint check-format check-types check-stubs check-imports check-cython
 
@@ -43,6 +43,9 @@ $(VENV)/.kernels: $(VENV)/.installed $(KERNELS) $(HEADERS)
 
 demo: setup ## play a day of presence on three local nodes, kill one, judge every answer (ARGS=--help)
 	@$(BIN)/pulsering demo $(ARGS)
+
+example: setup ## an API server with a page of friends, on a throw-away cluster: open the URL in two tabs (ARGS=--help)
+	@$(BIN)/python -m examples.api_server.dev $(ARGS)
 
 # Everything that a run of figures leaves behind; the figures in documents come from it by `publish`.
 FIGURES := build/bench
@@ -136,5 +139,5 @@ docs: setup ## the documents as a site, strictly: build/site/index.html
 clean: ## remove everything that the other verbs made, .venv included
 	@rm -rf $(VENV) build dist htmlcov .coverage* .hypothesis .benchmarks .mypy_cache .ruff_cache \
 		.pytest_cache .import_linter_cache
-	@find client server bench tests \( -name '*.so' -o -name '*.c' -o -name __pycache__ \) -prune \
+	@find client server bench tests examples \( -name '*.so' -o -name '*.c' -o -name __pycache__ \) -prune \
 		-exec rm -rf {} +

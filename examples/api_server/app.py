@@ -1,4 +1,4 @@
-"""The server itself: six routes around one ``PresenceClient``, which lives as long as the process.
+"""The server itself: eight routes around one ``PresenceClient``, which lives as long as the process.
 
 A request costs one call of the client and next to nothing else. Calls of all requests that run in the same
 turn of the event loop travel in one frame to each node, so a thousand devices that beat in the same moment
@@ -12,25 +12,45 @@ import json
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from http import HTTPStatus
+from importlib.resources import files
 from typing import Any, Final
 
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.websockets import WebSocket
 
 from examples.api_server import contract
 from examples.api_server.auth import token_for, user_of
 from examples.api_server.openapi import document_of
 from examples.api_server.problems import HANDLERS, Problem
 from examples.api_server.settings import LEAVE_GRACE_S, POOL, Settings
+from examples.api_server.watching import serve_watch
 from pulsering import PresenceClient, Reason, Snapshot, Status
 
 __all__ = ["ApiServer", "create", "make_app"]
 
 BEATS_PER_TTL: Final = 2
 """One heartbeat may get lost and the user is still online."""
+
+_PAGE: Final = {
+    "/": ("index.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+}
+_PAGE_HEADERS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src data:; connect-src 'self';"
+        " base-uri 'none'; form-action 'none'; frame-ancestors 'none';"
+        " require-trusted-types-for 'script'; trusted-types 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-cache",
+}
 
 
 class ApiServer:
@@ -39,6 +59,8 @@ class ApiServer:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.presence: PresenceClient
+        folder = files("examples.api_server") / "page"
+        self._files = {path: (folder / name).read_bytes() for path, (name, _) in _PAGE.items()}
         self._document = _compact(document_of())
         self._beaten = b""
 
@@ -63,6 +85,8 @@ class ApiServer:
             Route("/status", self.get_status),
             Route("/healthz", self.get_health),
             Route("/openapi.json", self.get_document),
+            WebSocketRoute("/watch", self.watch),
+            *(Route(path, self.get_page, include_in_schema=False) for path in _PAGE),
         ]
 
     # --- What devices say
@@ -98,6 +122,12 @@ class ApiServer:
         snapshot = await self.presence.get_many(ids)
         return _json(_compact({"statuses": statuses_of(ids, snapshot)}))
 
+    async def watch(self, websocket: WebSocket) -> None:
+        """Changes, pushed: ``watching`` has what is said."""
+        # All that a page watches may wait for it at once: a page that does not read is never cut off.
+        watch = partial(self.presence.watch, (), buffer=contract.WATCHED_MAX)
+        await serve_watch(websocket, self._user_of, watch, self.presence.topology.ttl_ms)
+
     async def get_health(self, _: Request) -> Response:
         """Whether this process works, which is not whether the cluster does.
 
@@ -112,14 +142,22 @@ class ApiServer:
         """What this server takes and gives, for machines."""
         return _json(self._document)
 
+    async def get_page(self, request: Request) -> Response:
+        """The page, in three files."""
+        path = request.url.path
+        return Response(self._files[path], headers=_PAGE_HEADERS, media_type=_PAGE[path][1])
+
     # --- Who they are
     # ----------------------------------------------------------------------------------------
 
     def _user(self, request: Request) -> str:
         return self._known(_bearer(request))
 
+    def _user_of(self, token: str) -> str | None:
+        return user_of(token, self.settings.secret)
+
     def _known(self, token: str) -> str:
-        user = user_of(token, self.settings.secret)
+        user = self._user_of(token)
         if user is None:
             detail = "who is this? Show the token of POST /session: Authorization: Bearer TOKEN"
             raise Problem(HTTPStatus.UNAUTHORIZED, detail, {"WWW-Authenticate": "Bearer"})

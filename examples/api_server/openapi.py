@@ -30,7 +30,8 @@ def document_of() -> dict[str, Any]:
             "version": "1",
             "description": (
                 "Who is there? Devices send a heartbeat, pages ask for many users at once. What the"
-                " cluster cannot know is `unknown`, never a guess."
+                " cluster cannot know is `unknown`, never a guess. Changes are pushed on the WebSocket"
+                " `/watch`, which OpenAPI has no words for: docs/example.md."
             ),
         },
         "paths": {

@@ -17,7 +17,14 @@ from examples.api_server.contract import WATCH_BYTES_MAX
 
 __all__ = ["HOW", "NotStarted", "listen", "serving", "url_of"]
 
+BACKLOG: Final = 2048
+"""Connections that wait to be accepted: all devices come back at once after a restart."""
+
+SEND_BUFFER_BYTES: Final = 64 << 10
+"""SO_SNDBUF: a page that does not read would else have 4 MB of old changes waiting for it in the kernel."""
+
 HOW: Final[dict[str, Any]] = {
+    "backlog": BACKLOG,
     "loop": "uvloop",
     "http": "httptools",
     # The implementation that makes a sender wait for a slow reader, since uvicorn 0.52.1. Without that, what
@@ -40,12 +47,17 @@ HOW: Final[dict[str, Any]] = {
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket that is bound; port 0 is any that is free. OSError, with the address in it, if it is taken."""
+    """A socket that listens, so whoever connects now is served soon; port 0 is any that is free.
+
+    OSError, with the address in it, if that is taken.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     bound = socket.socket(family)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)  # accepted ones inherit it
         bound.bind((host, port))
+        bound.listen(BACKLOG)
     except OSError as error:
         bound.close()
         raise OSError(error.errno, f"{host}:{port}: {error.strerror}") from None

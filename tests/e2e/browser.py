@@ -24,6 +24,32 @@ MISSING = "no browser here: apt-get install -y --no-install-recommends chromium 
 
 needs_browser = pytest.mark.skipif(not (CHROMIUM and DRIVER), reason=MISSING)
 
+CONTRAST = """
+const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
+const light = (color) => color.slice(0, 3).map((c) => c / 255)
+  .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+  .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+const behind = (element) => {
+  for (let at = element; at; at = at.parentElement) {
+    const color = rgb(getComputedStyle(at).backgroundColor);
+    if (color.length < 4 || color[3] === 1) return color;
+  }
+  return [255, 255, 255];
+};
+const poor = [];
+for (const element of document.querySelectorAll("body *")) {
+  const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+  if (!own || !element.checkVisibility()) continue;
+  const style = getComputedStyle(element);
+  const ink = element instanceof SVGElement ? style.fill : style.color;
+  const [a, b] = [light(rgb(ink)), light(behind(element))];
+  const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+  if (ratio < 4.5) poor.push(`${ratio.toFixed(2)} ${element.textContent.trim().slice(0, 40)}`);
+}
+return poor;
+"""
+"""What cannot be read well: each text whose contrast with its background is below 4.5, with that number."""
+
 
 class Browser:
     """A page, looked at and used as a person would."""
@@ -34,6 +60,33 @@ class Browser:
     async def open(self, url: str) -> None:
         """Load a page."""
         await asyncio.to_thread(self._driver.get, url)
+
+    @property
+    def window(self) -> str:
+        """The one that is looked at; ``turn_to`` takes it."""
+        return self._driver.current_window_handle
+
+    async def new_window(self) -> str:
+        """Another one beside, of the same person, from now on looked at."""
+        await asyncio.to_thread(self._driver.switch_to.new_window, "window")
+        return self.window
+
+    async def turn_to(self, window: str) -> None:
+        """Look at another window."""
+        await asyncio.to_thread(self._driver.switch_to.window, window)
+
+    async def close(self, window: str, then: str) -> None:
+        """Close a window, and look at another one."""
+        await self.turn_to(window)
+        await asyncio.to_thread(self._driver.close)
+        await self.turn_to(then)
+
+    async def close_others(self, window: str) -> None:
+        """Close all but this one, and look at it."""
+        for other in self._driver.window_handles:
+            if other != window:
+                await self.close(other, then=window)
+        await self.turn_to(window)
 
     async def run(self, script: str, *arguments: Any) -> Any:
         """What a function body in JavaScript returns; a promise is waited for."""
@@ -60,10 +113,23 @@ class Browser:
             raise AssertionError(f"{selector} still says {text!r}") from None
         return text
 
+    async def focused(self, ident: str) -> None:
+        """Wait until the element of this id has the focus: a driver may say that a page is there before it
+        is."""
+
+        async def has_it() -> bool:
+            return bool(await self.run("return document.activeElement.id === arguments[0]", ident))
+
+        await until(has_it, 3 * PATIENCE_S)
+
     async def press(self, *keys: str) -> None:
         """Type, into whatever has the focus."""
+
+        def send(key: str) -> None:
+            self._driver.switch_to.active_element.send_keys(key)
+
         for key in keys:
-            await asyncio.to_thread(self._driver.switch_to.active_element.send_keys, key)
+            await asyncio.to_thread(send, key)
 
     async def emulate(self, width: int, height: int, features: Mapping[str, str]) -> None:
         """Be a screen of this size, of somebody who prefers these ``features`` of CSS."""
@@ -94,6 +160,9 @@ def a_browser() -> Iterator[Browser]:
     options.binary_location = CHROMIUM or ""
     for argument in ("--headless=new", "--disable-dev-shm-usage", "--no-first-run", "--hide-scrollbars"):
         options.add_argument(argument)
+    # All windows count as looked at: the timers of those that are not run once a second at most.
+    options.add_argument("--disable-background-timer-throttling")
+    options.add_argument("--disable-renderer-backgrounding")
     options.add_argument("--lang=en-GB")
     if os.geteuid() == 0:
         options.add_argument("--no-sandbox")  # it refuses to run as root otherwise, as in most containers

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import pytest
 import pytest_asyncio
 import trustme
-from e2e.browser import Browser, a_browser, needs_browser
+from e2e.browser import CONTRAST, Browser, a_browser, needs_browser
 from e2e.console_cluster import page_of, write_cluster
 from support.http import TOKEN
 from support.raw_peer import RawPeer
@@ -26,31 +26,6 @@ pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
 
 USERS = 1000
 BEAT_S = 0.25
-
-CONTRAST = """
-const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
-const light = (color) => color.slice(0, 3).map((c) => c / 255)
-  .map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
-  .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
-const behind = (element) => {
-  for (let at = element; at; at = at.parentElement) {
-    const color = rgb(getComputedStyle(at).backgroundColor);
-    if (color.length < 4 || color[3] === 1) return color;
-  }
-  return [255, 255, 255];
-};
-const poor = [];
-for (const element of document.querySelectorAll("body *")) {
-  const own = [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
-  if (!own || !element.checkVisibility()) continue;
-  const style = getComputedStyle(element);
-  const ink = element instanceof SVGElement ? style.fill : style.color;
-  const [a, b] = [light(rgb(ink)), light(behind(element))];
-  const ratio = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
-  if (ratio < 4.5) poor.push(`${ratio.toFixed(2)} ${element.textContent.trim().slice(0, 40)}`);
-}
-return poor;
-"""
 
 
 class Watched(NamedTuple):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 from starlette.applications import Starlette
+from support.raw_peer import PATIENCE_S
 
 from examples.api_server.app import make_app
 from examples.api_server.serving import listen, serving, url_of
@@ -49,6 +50,42 @@ class Caller:
         assert told.status == 200, told
         assert [entry["id"] for entry in told.body["statuses"]] == list(ids)
         return [" ".join(list(entry.values())[1:]) for entry in told.body["statuses"]]
+
+    @asynccontextmanager
+    async def page(self, name: str, *watched: str) -> AsyncIterator["Page"]:
+        """A page of somebody who watches these."""
+        async with self.http.ws_connect(self.url + "watch") as socket:
+            page = Page(socket)
+            await socket.send_json({"token": await self.be(name)})
+            assert set(await page.hear()) == {"pulse_ms", "ttl_ms"}
+            if watched:
+                await page.say(add=list(watched))
+            yield page
+
+
+class Page(NamedTuple):
+    """The WebSocket of a page, and what is heard on it."""
+
+    socket: aiohttp.ClientWebSocketResponse
+
+    async def say(self, **message: Any) -> None:
+        """One message."""
+        await self.socket.send_json(message)
+
+    async def hear(self) -> Any:
+        """The next message."""
+        return await self.socket.receive_json(timeout=PATIENCE_S)
+
+    async def changes(self, count: int) -> dict[str, str]:
+        """What so many changes say: status of each id, with what else is said of it."""
+        told = [await self.hear() for _ in range(count)]
+        return {change.pop("id"): " ".join(change.values()) for change in told if change}
+
+    async def end(self) -> tuple[int, str]:
+        """Code and reason of the close that comes now."""
+        last = await self.socket.receive(timeout=PATIENCE_S)
+        assert last.type is aiohttp.WSMsgType.CLOSE, last
+        return last.data, str(last.extra)
 
 
 @asynccontextmanager
