@@ -125,6 +125,24 @@ def bench_client(
     raise typer.Exit(main([*options, *(["--json"] if as_json else [])]))
 
 
+@bench.command("watch")
+def bench_watch(
+    users: Annotated[int, typer.Option(min=10, help="Users watched.")] = 100_000,
+    samples: Annotated[int, typer.Option(min=1, help="Users timed one by one.")] = 500,
+    nodes: Annotated[int, typer.Option(min=1, max=8, help="Nodes of the cluster.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Watch a crowd: how soon a change is told, what a watched user costs the client, changes a second.
+
+    \b
+    [dim]pulsering bench watch --users 100000[/]
+    """
+    _need_extra("bench watch")
+    from pulsering_bench.watch import Work, main
+
+    raise typer.Exit(main(Work(users=users, samples=min(samples, users), nodes=nodes), as_json=as_json))
+
+
 @bench.command("table")
 def bench_table(
     users: Annotated[int, typer.Option(min=1, help="Users in the table.")] = 1_000_000,

@@ -88,8 +88,8 @@ class Page:
             async for change in watch:
                 assert isinstance(change.id, int)
                 shown[change.id] = change.status
-                told = Told(world.now_us, number, change.id, *map(int, change[1:4]), change.version)
-                self._note(told)
+                status, reason, cause = map(int, change[1:4])
+                self._note(Told(world.now_us, number, change.id, status, reason, cause, change.version))
         except PresenceError as error:
             world.trace("watch", number, type(error).__name__)
             if self._watch is watch:
