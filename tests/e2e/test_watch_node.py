@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import AsyncExitStack
 
+import pytest
 from support.node_driver import TICK_MS, TTL_MS, pack
 from support.raw_peer import RawPeer
 from support.served import Served, served
@@ -10,6 +11,7 @@ from support.served import Served, served
 from pulsering import limits, messages
 from pulsering.status import Cause
 from pulsering.wire import Frame, Op
+from pulsering_server.table import COMPILED
 
 ONLINE = 1
 
@@ -135,6 +137,7 @@ async def test_one_user_is_watched_by_many() -> None:
         assert node.core.watchers.set.watches == 0
 
 
+@pytest.mark.skipif(not COMPILED, reason="too many for the twin")
 async def test_one_connection_watches_a_hundred_thousand() -> None:
     count, part = 100_000, limits.KEYS_PER_FRAME
     async with served() as node, node.peer() as watcher, node.peer() as other:
