@@ -113,25 +113,24 @@ class Watchers:
         for number in numbers:
             watcher = self._by_number[number]
             if not watcher.paused:
-                self._say(watcher, now_ms, *self.set.take(number, self._keys))
-        left = connections - len(numbers)
-        while left > 0 and self._pulse_due(now_ms):
-            left -= 1
-            watcher = next(iter(self._by_age))
-            if watcher.paused:
-                self._note_said(watcher, now_ms)
-            else:
-                self._say(watcher, now_ms, b"", b"", b"")
+                self._say(watcher, self._frame(now_ms, *self.set.take(number, self._keys)), now_ms)
+        pulse = b""
+        for _ in range(connections - len(numbers)):
+            if not self._pulse_due(now_ms):
+                break
+            pulse = pulse or self._frame(now_ms, b"", b"", b"")
+            self._say(next(iter(self._by_age)), pulse, now_ms)
         return self.set.waiting or self._pulse_due(now_ms)
 
-    def _say(self, watcher: Watcher, now_ms: int, keys: bytes, states: bytes, causes: bytes) -> None:
+    def _frame(self, now_ms: int, keys: bytes, states: bytes, causes: bytes) -> bytes:
         core = self._core
         body = encode_watch_push(core.topology.epoch, core.warming_ms(now_ms), keys, states, causes)
-        self._note_said(watcher, now_ms)
-        if watcher.deliver is not None:
-            watcher.deliver(encode_frame(Op.WATCH, 0, now_ms, body, reply=True))
+        return encode_frame(Op.WATCH, 0, now_ms, body, reply=True)
 
-    def _note_said(self, watcher: Watcher, now_ms: int) -> None:
+    def _say(self, watcher: Watcher, frame: bytes, now_ms: int) -> None:
+        """Deliver a frame, unless nobody reads it."""
         watcher.said_ms = now_ms
         del self._by_age[watcher]
         self._by_age[watcher] = None
+        if watcher.deliver is not None and not watcher.paused:
+            watcher.deliver(frame)
