@@ -14,6 +14,7 @@ import json
 import os
 import resource
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Final
@@ -28,7 +29,7 @@ from rich.table import Table
 from pulsering import PresenceClient
 from pulsering_bench.node_loads import PAGE, Load, Loads, RawPeer, Starving
 from pulsering_bench.quotients import per, shown
-from pulsering_server.local_cluster import LocalCluster
+from pulsering_server.local_cluster import LocalCluster, LocalNode
 
 __all__ = ["Idle", "NodeFigures", "Pages", "measure", "run"]
 
@@ -40,14 +41,12 @@ SMALL_CALLS_AT_ONCE: Final = 64
 """Small frames share a read, as they do where many handlers beat for their devices."""
 
 TASKS: Final = 1000
-GROWTH: Final = 0.12
-"""Of the users, added while pages are asked: a table grows by a ninth at a time, so it grows meanwhile."""
+GROWTH_MAX: Final = 0.25
+"""Of the users: at most so many are added until the table begins to grow, by a quarter at a time."""
 
 GROWTH_PER_S: Final = 100_000
-"""New users a second, half of whom leave: far more than a node sees, and still a small part of its time."""
-
-GROWTH_TIMES: Final = 4
-"""As many times longer than the others that phase may last to add them all."""
+"""New users a second meanwhile, half of whom leave: far more than a node sees, and still a small part of its
+time."""
 
 FILES_BESIDE: Final = 256
 """Files that this process has open beside the idle connections."""
@@ -117,7 +116,7 @@ async def measure(
     """Load ``users`` users and run each load for about ``seconds``, some beside ``idle`` connections."""
     idle = _allowed(idle)
     limits: dict[str, str | int] = {"connections": idle + 64}
-    async with LocalCluster(1, ttl_ms=_ttl_ms(users, seconds), limits=limits) as cluster:
+    async with LocalCluster(1, ttl_ms=_ttl_ms(users, seconds), limits=limits, admin=True) as cluster:
         (node,) = cluster.nodes.values()
         with _apart(node.pid):
             async with PresenceClient.from_url(cluster.url, timeout=10) as presence:
@@ -127,7 +126,7 @@ async def measure(
                 closed = await _closed_loops(loads, node.address, batch, seconds, tell)
                 tell("refreshing everybody")
                 await loads.fill()
-                pages, beside = await _open_loops(loads, node.address, closed[-1], seconds, idle, tell)
+                pages, beside = await _open_loops(loads, node, closed[-1], seconds, idle, tell)
     beats, small, small_raw, ones_raw, gets, singles, _ = closed
     served = beats.users + gets.users
     return NodeFigures(
@@ -175,7 +174,7 @@ async def _closed_loops(
 
 
 async def _open_loops(
-    loads: Loads, address: str, possible: Load, seconds: float, idle: int, tell: Callable[[str], None]
+    loads: Loads, node: LocalNode, possible: Load, seconds: float, idle: int, tell: Callable[[str], None]
 ) -> tuple[tuple[Pages, Pages, Pages], Idle]:
     rate = max(1, possible.calls) / possible.wall_s / 2
     tell(f"pages of {PAGE}, {rate:,.0f} a second")
@@ -184,16 +183,20 @@ async def _open_loops(
     with contextlib.ExitStack() as stack:
         tell(f"the same beside {idle:,} idle connections")
         for _ in range(idle):
-            stack.enter_context(contextlib.closing(RawPeer(address)))
+            stack.enter_context(contextlib.closing(RawPeer(node.address)))
             await asyncio.sleep(0)
         bytes_each = (_resident(loads.server_pid) - before) / max(idle, 1)
         beside = await _pages(f"beside {idle} idle", loads, rate, seconds)
-    longer = min(max(seconds, GROWTH * loads.users / GROWTH_PER_S), GROWTH_TIMES * seconds)
-    share = min(GROWTH, GROWTH_PER_S * longer / loads.users)
-    tell(f"the same while {share:.1%} more users come and half of them leave")
+    tell("adding users until the table grows")
+    before_it = await _growth_steps(node.admin)
+    added_max = loads.users + round(GROWTH_MAX * loads.users)
+    while loads.grown < added_max and await _growth_steps(node.admin) == before_it:
+        await loads.add(max(PAGE, loads.users // 500))
+    share = min(GROWTH_PER_S * seconds / loads.users, GROWTH_MAX)
+    tell(f"pages while {share:.1%} more users come and half of them leave")
     async with asyncio.TaskGroup() as group:
-        group.create_task(loads.grow(share, longer))
-        growing = await _pages("while it grows", loads, rate, longer)
+        group.create_task(loads.grow(share, seconds))
+        growing = await _pages("while it grows", loads, rate, seconds)
     return (alone, beside, growing), Idle(idle, bytes_each, beside.p99_ms / alone.p99_ms)
 
 
@@ -203,6 +206,17 @@ async def _pages(name: str, loads: Loads, rate: float, seconds: float) -> Pages:
     starved = starving.seconds / (time.perf_counter() - began)
     p50, p99, p999 = np.percentile(took, [50, 99, 99.9]) * 1000
     return Pages(name, rate, float(p50), float(p99), float(p999), starved)
+
+
+async def _growth_steps(admin: str) -> int:
+    """How often the node's table has begun to grow."""
+    return int(await asyncio.to_thread(_metric, admin, 'pulsering_table_resizes_total{direction="grow"}'))
+
+
+def _metric(admin: str, sample: str) -> float:
+    with urllib.request.urlopen(f"http://{admin}/metrics", timeout=10) as scrape:
+        lines = scrape.read().decode().splitlines()
+    return next(float(line.removeprefix(sample)) for line in lines if line.startswith(sample))
 
 
 def _ttl_ms(users: int, seconds: float) -> int:

@@ -106,16 +106,25 @@ class Loads:
         self.users = users
         self._presence = presence
         self.server_pid = server_pid
-        self._grown = users
+        self.grown = users
+        """The first user who is not there yet."""
         self._rng = np.random.default_rng(1)
 
     async def fill(self) -> None:
         """Beat every user once."""
-        batches = iter(range(0, self.users, FRAME_USERS))
+        await self._beat(0, self.users)
+
+    async def add(self, users: int) -> None:
+        """Beat so many who are new."""
+        start, self.grown = self.grown, self.grown + users
+        await self._beat(start, self.grown)
+
+    async def _beat(self, first: int, end: int) -> None:
+        batches = iter(range(first, end, FRAME_USERS))
 
         async def worker() -> None:
             for start in batches:
-                await self.refresh(np.arange(start, min(start + FRAME_USERS, self.users), dtype=np.uint64))
+                await self.refresh(np.arange(start, min(start + FRAME_USERS, end), dtype=np.uint64))
 
         await asyncio.gather(*(worker() for _ in range(4)))
 
@@ -226,8 +235,8 @@ class Loads:
         calls = max(1, int(self.users * share) // PAGE)
 
         async def call(_: int) -> None:
-            start, self._grown = self._grown, self._grown + PAGE
-            ids = np.arange(start, self._grown, dtype=np.uint64)
+            start, self.grown = self.grown, self.grown + PAGE
+            ids = np.arange(start, start + PAGE, dtype=np.uint64)
             await self.refresh(ids)
             await self._write(self._presence.leave_many(ids[::2]))
 
