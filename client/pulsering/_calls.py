@@ -121,6 +121,10 @@ class ClusterView(Protocol):
         """Indices of the topology's nodes that would refuse a request now."""
         ...
 
+    def remembers(self, node: str) -> bool:
+        """Whether the node knows when users were last seen, and may be asked."""
+        ...
+
     def hopeless(self) -> frozenset[int]:
         """Those of them that have failed for so long that waiting a few milliseconds is no use."""
         ...

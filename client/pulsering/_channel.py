@@ -126,6 +126,8 @@ class Channel:
         """Set once the first attempt to connect has an outcome."""
         self.connects = 0
         self.refused = 0
+        self.remembers = False
+        """Whether the node knows when users were last seen, as it said when it was last connected to."""
         self._dialer = dialer
         self._watcher = watcher
         self._rng = rng
@@ -299,6 +301,7 @@ class Channel:
         self.error = None
         self.connects += 1
         self._connections.append(connection)
+        self.remembers = welcome.last_seen_s > 0
         connection.on_vitals = self._on_vitals
         self.circuit.record_connected(self._dialer.loop.time())
         self._watcher.on_welcome(self, welcome)

@@ -171,6 +171,11 @@ class Cluster:
         """The channel to a node, None if there is no such node (any more)."""
         return self._channels.get(node)
 
+    def remembers(self, node: str) -> bool:
+        """Whether the node knows when users were last seen, and may be asked."""
+        channel = self._channels.get(node)
+        return channel is not None and channel.remembers
+
     @property
     def channels(self) -> dict[str, Channel]:
         """All channels by node name."""

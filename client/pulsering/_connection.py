@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from pulsering import limits, messages
+from pulsering._last_seen import GetSeenReply, decode_get_seen_reply
 from pulsering._request import Request
 from pulsering.credentials import explain
 from pulsering.errors import (
@@ -405,10 +406,16 @@ def _read_write(body: bytes, request: Request) -> messages.WriteReply:
     return messages.decode_write_reply(body, request.count)
 
 
+def _read_get(body: bytes, request: Request) -> "messages.GetReply | GetSeenReply":
+    if request.want_last_seen:
+        return decode_get_seen_reply(body, request.count, want_ages=request.want_ages)
+    return messages.decode_get_reply(body, request.count, want_ages=request.want_ages)
+
+
 _READERS: "Final[dict[int, _Reader]]" = {
     Op.HEARTBEAT: _read_write,
     Op.LEAVE: _read_write,
-    Op.GET: lambda body, request: messages.decode_get_reply(body, request.count, want_ages=request.want_ages),
+    Op.GET: _read_get,
     Op.WATCH: lambda body, request: messages.decode_watch_reply(body, request.count),
     Op.COUNT: lambda body, request: messages.decode_count_reply(body),
     Op.HELLO: lambda body, request: messages.decode_welcome(body),

@@ -506,6 +506,24 @@ def merge_ages(bytearray ages, array.array positions, new) -> None:
         PyBuffer_Release(&view)
 
 
+def merge_seconds(bytearray seconds, array.array positions, new) -> None:
+    cdef Py_ssize_t count = _check_positions(positions, seconds, 4), index
+    cdef const uint32_t* at = positions.data.as_uints
+    cdef uint32_t* known = <uint32_t*><char*>seconds
+    cdef uint32_t fresh
+    cdef Py_buffer view
+    PyObject_GetBuffer(new, &view, PyBUF_SIMPLE)
+    try:
+        if view.len != 4 * count:
+            raise ValueError(f"{view.len} bytes of seconds for {count} keys")
+        for index in range(count):
+            memcpy(&fresh, <const char*>view.buf + 4 * index, 4)
+            if fresh < known[at[index]]:
+                known[at[index]] = fresh
+    finally:
+        PyBuffer_Release(&view)
+
+
 def tally(bytearray acks, array.array positions) -> None:
     cdef Py_ssize_t count = _check_positions(positions, acks), index
     cdef const uint32_t* at = positions.data.as_uints
@@ -657,8 +675,8 @@ cdef int _check_code(array.array numbers, bytes code) except -1:
     return 0
 
 
-cdef Py_ssize_t _check_positions(array.array positions, bytearray target) except -1:
-    """Return the number of positions, all of which lie within the target."""
+cdef Py_ssize_t _check_positions(array.array positions, bytearray target, Py_ssize_t width=1) except -1:
+    """Return the number of positions, all of which lie within the target of ``width`` bytes an entry."""
     _check_code(positions, b"I")
     if target is None:
         raise TypeError("a bytearray is needed, not NoneType")
@@ -667,8 +685,8 @@ cdef Py_ssize_t _check_positions(array.array positions, bytearray target) except
     cdef uint32_t highest = 0
     for index in range(count):
         highest = at[index] if at[index] > highest else highest
-    if count and highest >= len(target):
-        raise ValueError(f"position {highest} is beyond a batch of {len(target)}")
+    if count and highest >= len(target) // width:
+        raise ValueError(f"position {highest} is beyond a batch of {len(target) // width}")
     return count
 
 

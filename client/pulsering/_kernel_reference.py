@@ -59,6 +59,7 @@ __all__ = [
     "log2_table",
     "mark",
     "merge_ages",
+    "merge_seconds",
     "merge_states",
     "partition",
     "rank_owners",
@@ -76,6 +77,7 @@ _SLOT_SHIFT = 50
 _NONE = 0xFFFF
 _U64_MAX = 2**64 - 1
 _WEIGHT_MAX = 1000
+_U32 = struct.Struct("<I")
 _U64 = struct.Struct("<Q")
 
 _ACCEPTED = "an int in 0..2**64-1, a str, bytes or a uuid.UUID"
@@ -319,6 +321,17 @@ def merge_ages(ages: bytearray, positions: "array[int]", new: "Buffer") -> None:
         ages[position] = min(ages[position], fresh[index])
 
 
+def merge_seconds(seconds: bytearray, positions: "array[int]", new: "Buffer") -> None:
+    """Keep the least number a key: as ``merge_ages``, with little-endian u32 in place of bytes."""
+    fresh = bytes(memoryview(new).cast("B"))
+    _check_positions(positions, seconds, 4)
+    if len(fresh) != 4 * len(positions):
+        raise ValueError(f"{len(fresh)} bytes of seconds for {len(positions)} keys")
+    for index, position in enumerate(positions):
+        known = _U32.unpack_from(seconds, 4 * position)[0]
+        _U32.pack_into(seconds, 4 * position, min(known, _U32.unpack_from(fresh, 4 * index)[0]))
+
+
 def tally(acks: bytearray, positions: "array[int]") -> None:
     """Add 1, up to 255, at each position; ``ValueError`` for a position beyond ``acks``."""
     _check_positions(positions, acks)
@@ -391,12 +404,12 @@ def _check_codes(*arrays: tuple[object, str]) -> None:
             raise TypeError(f"an array of typecode {code!r} is needed")
 
 
-def _check_positions(positions: "array[int]", target: object) -> None:
+def _check_positions(positions: "array[int]", target: object, width: int = 1) -> None:
     if not isinstance(target, bytearray):
         raise TypeError(f"a bytearray is needed, not {type(target).__name__}")
     _check_codes((positions, "I"))
-    if positions and max(positions) >= len(target):
-        raise ValueError(f"position {max(positions)} is beyond a batch of {len(target)}")
+    if positions and max(positions) >= len(target) // width:
+        raise ValueError(f"position {max(positions)} is beyond a batch of {len(target) // width}")
 
 
 def _check_byte(bits: int) -> None:

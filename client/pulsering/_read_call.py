@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pulsering import kernel, messages, routing
 from pulsering._calls import BatchCall, ClusterView, Send
+from pulsering._last_seen import SEEN_NONE, WANT_LAST_SEEN, GetSeenReply
 from pulsering.errors import NodeBusy, Overloaded, PresenceError
 from pulsering.routing import Evidence, read_targets, retired_targets
 from pulsering.status import Reason
@@ -56,11 +57,21 @@ class ReadCall(BatchCall):
     op = Op.GET
 
     def __init__(
-        self, view: ClusterView, keys: bytes, *, want_ages: bool = False, strict: bool = False
+        self,
+        view: ClusterView,
+        keys: bytes,
+        *,
+        want_ages: bool = False,
+        want_last_seen: bool = False,
+        strict: bool = False,
     ) -> None:
         super().__init__(view, keys)
         self.evidence = bytearray(self.key_count)
         self.ages = bytearray(b"\xff" * self.key_count) if want_ages else None
+        self.last_seen = bytearray(b"\xff" * 4 * self.key_count) if want_last_seen else None
+        """Packed u32 a key: the least number of seconds that an owner said."""
+        self.unheard = bytearray(b"\xff" * 4 * self.key_count) if want_last_seen else None
+        """2^32 - 1 less the seconds that an owner has listened, so that the least stands for the longest."""
         self.waits: list[Wait] = []
         """Of which unknown keys it was said when to ask again."""
         self._strict = strict
@@ -84,7 +95,7 @@ class ReadCall(BatchCall):
             self.wake_at = min(now + hedge, self.wake_at)
         return sends
 
-    def on_reply(self, piece: Send, reply: messages.GetReply, now: float) -> list[Send]:
+    def on_reply(self, piece: Send, reply: messages.GetReply | GetSeenReply, now: float) -> list[Send]:
         self.answered = True
         if reply.epoch > self._epoch_heard:
             self._epoch_heard = reply.epoch
@@ -104,7 +115,17 @@ class ReadCall(BatchCall):
             self.waits.append(Wait(piece.positions, Reason.COLD, reply.warming_ms / 1000))
         if self.ages is not None:
             kernel.merge_ages(self.ages, piece.positions, reply.ages)
+        if isinstance(reply, GetSeenReply):
+            self._merge_last_seen(piece, reply)
         return self._continue(now)
+
+    def _merge_last_seen(self, piece: Send, reply: GetSeenReply) -> None:
+        assert self.last_seen is not None
+        assert self.unheard is not None
+        kernel.merge_seconds(self.last_seen, piece.positions, reply.last_seen)
+        if not piece.former:  # a former owner has long stopped to listen
+            unheard = (SEEN_NONE - reply.listened_s).to_bytes(4, "little")
+            kernel.merge_seconds(self.unheard, piece.positions, unheard * piece.count)
 
     def on_failure(self, piece: Send, error: PresenceError, now: float) -> list[Send]:
         if not self._take_failed(piece, error):
@@ -316,11 +337,13 @@ class ReadCall(BatchCall):
 
     def _send(self, node: str, keys: bytes, positions: "array[int]") -> Send:
         want_ages = self.ages is not None
-        body = messages.encode_keys_request(
-            self._topology.epoch, messages.WANT_AGES if want_ages else 0, keys
-        )
+        want = messages.WANT_AGES if want_ages else 0
+        want_last_seen = self.last_seen is not None and self._view.remembers(node)
+        if want_last_seen:
+            want |= WANT_LAST_SEEN
+        body = messages.encode_keys_request(self._topology.epoch, want, keys)
         piece = self._frame(node, body, positions)
-        piece.want_ages = want_ages
+        piece.want_ages, piece.want_last_seen = want_ages, want_last_seen
         return piece
 
 

@@ -26,6 +26,7 @@ class Request:
     count = 0
     """Keys that the reply must speak of."""
     want_ages = False
+    want_last_seen = False
     id = 0
     sent_at = 0.0
     """Loop time at which it went to the socket."""

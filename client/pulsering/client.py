@@ -328,6 +328,7 @@ class PresenceClient:
         ids: Ids,
         *,
         ages: bool = False,
+        last_seen: bool = False,
         strict: bool = False,
         timeout: Duration | _Default | None = _DEFAULT,
     ) -> Snapshot:
@@ -335,14 +336,16 @@ class PresenceClient:
 
         Users whose owners do not answer within the timeout are unknown, with the reason; the call raises
         ``CallTimeout``, ``NoNodeReachable`` or ``Overloaded`` only if not one node of the cluster answers.
-        With ``ages`` the snapshot also has the seconds since each user's last heartbeat. With ``strict``,
+        With ``ages`` the snapshot also has the seconds since each online user's last heartbeat, with
+        ``last_seen`` those since an offline user's, where the cluster remembers them. With ``strict``,
         offline is only what all owners say: one that is cold or cannot be reached makes it unknown.
         """
         loop = self._check()
         seconds = self._seconds(timeout)
         if hasattr(ids, "__next__"):
             ids = tuple(cast("Iterable[UserId]", ids))
-        call = ReadCall(self._cluster, keys_of(ids, self._hash_seed), want_ages=ages, strict=strict)
+        keys = keys_of(ids, self._hash_seed)
+        call = ReadCall(self._cluster, keys, want_ages=ages, want_last_seen=last_seen, strict=strict)
         kept = kept_ids(ids)
         if call.key_count:
             await self._driver.complete(call, seconds, self._cluster.now_ms())
@@ -352,7 +355,8 @@ class PresenceClient:
         topology = self._cluster.topology
         tick_s = topology.ttl_ms / topology.ticks_per_ttl / 1000
         retry_after = call.retry_after if call.waits else None
-        return Snapshot(kept, call.statuses, call.reasons, call.ages, tick_s, retry_after)
+        seen = None if call.last_seen is None or call.unheard is None else (call.last_seen, call.unheard)
+        return Snapshot(kept, call.statuses, call.reasons, call.ages, tick_s, retry_after, seen)
 
     async def count(self, *, timeout: Duration | _Default | None = _DEFAULT) -> Count:
         """Users online in the whole cluster, each once, and whether every shard answered.

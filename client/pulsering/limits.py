@@ -133,6 +133,15 @@ OVERLOAD_MS: Final = 100
 CLOSE_TIMEOUT_MS: Final = 1_000
 """For a peer to take our last words; one that does not read would else hold its connection for ever."""
 
+LAST_SEEN_BYTES: Final = 256 << 20
+"""What a node remembers of users who went offline, where it is told to: 29 million of them."""
+
+LAST_SEEN_MS_MIN: Final = 60_000
+"""For less, the ttl is there."""
+
+LAST_SEEN_MS_MAX: Final = 90 * 86_400_000
+"""What 14 bits count in steps of 512 s is 97 days; and whoever was away for a quarter is away."""
+
 STALLS_PER_TTL: Final = 4
 """A node that stood still for ttl/4 has to warm up again. A user heard every ttl/2 still has ttl/2 left when
 the stall begins, so half of that is safe, with as much again for frames that were late already."""

@@ -142,6 +142,8 @@ class Welcome(NamedTuple):
     in_flight: int
     agent: str
     former_epoch: int = 0
+    last_seen_s: int = 0
+    """For how long the node remembers when users were last seen; 0: it does not, and must not be asked."""
 
 
 class Vitals(NamedTuple):
@@ -385,6 +387,7 @@ def decode_welcome(body: bytes) -> Welcome:
         in_flight=uint_field(fields, "in_flight", U32_MAX),
         agent=text_field(fields, "agent"),
         former_epoch=uint_field({"former_epoch": 0, **fields}, "former_epoch", U32_MAX),
+        last_seen_s=uint_field({"last_seen_s": 0, **fields}, "last_seen_s", U32_MAX),
     )
 
 

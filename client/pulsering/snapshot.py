@@ -12,6 +12,7 @@ from functools import cached_property
 from itertools import compress
 from typing import TYPE_CHECKING, Any, overload
 
+from pulsering._last_seen import SEEN_NONE, packed_seconds
 from pulsering.ids import UserId
 from pulsering.status import Reason, Status
 
@@ -33,7 +34,7 @@ class Snapshot(Sequence[Status]):
     ``numpy.asarray(snapshot)`` is a read-only ``uint8`` view without a copy.
     """
 
-    __slots__ = ("__dict__", "_ages", "_retry_after", "_tick_s", "ids", "reasons_packed", "statuses")
+    __slots__ = ("__dict__", "_ages", "_retry_after", "_seen", "_tick_s", "ids", "reasons_packed", "statuses")
 
     def __init__(
         self,
@@ -43,6 +44,7 @@ class Snapshot(Sequence[Status]):
         ages: bytes | bytearray | None = None,
         tick_s: float = 0.0,
         retry_after: Callable[[], Sequence[float | None]] | None = None,
+        seen: tuple[bytes | bytearray, bytes | bytearray] | None = None,
     ) -> None:
         assert len(ids) == len(statuses) == len(reasons_packed)
         self.ids = ids
@@ -51,6 +53,7 @@ class Snapshot(Sequence[Status]):
         self._ages = ages
         self._tick_s = tick_s
         self._retry_after = retry_after
+        self._seen = seen
 
     def __len__(self) -> int:
         return len(self.statuses)
@@ -141,6 +144,39 @@ class Snapshot(Sequence[Status]):
             raise ValueError("ages were not asked for: get_many(ids, ages=True)")
         tick_s = self._tick_s
         return tuple(None if age == AGE_NONE else age * tick_s for age in self._ages)
+
+    @cached_property
+    def last_seen(self) -> tuple[float | None, ...]:
+        """Seconds since the last heartbeat of each user who is offline; None where it is not remembered.
+
+        Whole seconds, coarser the longer ago, and never less than it was (docs/last-seen.md). None too beside
+        users who are online, whose ``ages`` say it, and beside the unknown. Only there if it was asked for:
+        ``get_many(ids, last_seen=True)``; ``ValueError`` otherwise.
+        """
+        seen, _ = self._asked()
+        return tuple(
+            float(seconds) if status == Status.OFFLINE and seconds != SEEN_NONE else None
+            for status, seconds in zip(self.statuses, packed_seconds(seen), strict=True)
+        )
+
+    @cached_property
+    def listened(self) -> tuple[float | None, ...]:
+        """For how many seconds the cluster has heard every heartbeat of each user who is offline.
+
+        Whoever has no ``last_seen`` was not seen for so long, at least. A ``last_seen`` beyond it is when a
+        heartbeat was heard; whether there was a later one is not known. 0 where nothing is remembered, None
+        beside users who are not offline. There if ``last_seen`` is.
+        """
+        _, unheard = self._asked()
+        return tuple(
+            float(SEEN_NONE - seconds) if status == Status.OFFLINE else None
+            for status, seconds in zip(self.statuses, packed_seconds(unheard), strict=True)
+        )
+
+    def _asked(self) -> tuple[bytes | bytearray, bytes | bytearray]:
+        if self._seen is None:
+            raise ValueError("last_seen was not asked for: get_many(ids, last_seen=True)")
+        return self._seen
 
     def _with(self, status: Status) -> tuple[UserId, ...]:
         return tuple(compress(self.ids, self.statuses.translate(_IS[status])))

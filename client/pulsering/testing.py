@@ -58,15 +58,21 @@ class MemoryCluster:
 
     It is there as long as this object or one of its clients. Any number of clients, blocking or not, may use
     it at once. Deadlines of calls are real time, not the clock's. Raises ``ConfigError`` without the server
-    extra, or for a ``ttl`` that no cluster may have.
+    extra, or for a ``ttl`` or ``last_seen`` (for how long it remembers) that no cluster may have.
     """
 
-    def __init__(self, *, ttl: Duration = limits.TTL_MS / 1000) -> None:
+    def __init__(self, *, ttl: Duration = limits.TTL_MS / 1000, last_seen: Duration | None = None) -> None:
         self.clock = Clock()
         seconds = seconds_of("ttl", ttl, none_allowed=False)
         assert seconds is not None
         make = load_plugin(TESTING_GROUP, "memory", "pulsering.testing")
-        self._node: _Node = make(ttl_ms=round(seconds * 1000), now_ms=self.clock.now_ms, steps=True)
+        kept = seconds_of("last_seen", last_seen) or 0
+        self._node: _Node = make(
+            ttl_ms=round(seconds * 1000),
+            last_seen_ms=round(kept * 1000),
+            now_ms=self.clock.now_ms,
+            steps=True,
+        )
         self.url = self._node.url
         """For ``PresenceClient.from_url``, options appended as to any URL."""
 

@@ -10,6 +10,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from pulsering_server._cells cimport Cells
 from pulsering_server._geometry cimport Geometry
+from pulsering_server._last_seen cimport LastSeen
 
 cdef enum:
     IDLE = 0
@@ -89,6 +90,9 @@ cdef class Table:
 
     cdef Told _told
     cdef void* _watcher  # NULL while nobody is watched
+    cdef LastSeen _seen
+    cdef bint _remembers
+    cdef int64_t[256] _gone  # by code, the tick at which it last expired
 
     cdef uint64_t _users_max
     cdef uint64_t _memory_max
@@ -149,6 +153,7 @@ cdef class Table:
     cdef uint64_t _migrate(self, uint64_t budget) noexcept nogil
     cdef void _migrate_homes(self, uint64_t first, uint64_t last) noexcept nogil
     cdef uint64_t _sweep(self, uint64_t budget) noexcept nogil
+    cdef uint64_t _noted(self) noexcept nogil
     cdef bint _block_still_empty(self, uint64_t start, uint64_t end) noexcept nogil
     cdef int _debug(self) except -1
     cdef int _reach(self, const Place* place) noexcept nogil

@@ -27,6 +27,10 @@ from pulsering_server._cells cimport (
 from pulsering_server._geometry cimport (
     Geometry, first_of, full_percent, geometry_of, growth_of, home_of, key_of, mixed_at,
 )
+from pulsering_server._gone cimport (
+    deadline_of, hand_over, hand_over_line, hand_over_on_way, read_last_seen,
+)
+from pulsering_server._last_seen cimport LastSeen
 from pulsering_server._line cimport (
     ANNEX, FLAGS, LINE, META, NEXT, capacity, clear, drop, drop_guest, empty_native, expired, fetch, fill,
     guests, load64, put, set_guests, settle, take, vacant, wide,
@@ -75,6 +79,7 @@ cdef enum:
     POOR_PERCENT = 66  # of the lines' capacity: start to shrink
     FIT_PERCENT = 80  # what shrinking aims at
     CELL_LINES = 16  # a cell of the annex is as much work as so many lines
+    GONE_LINES = 16  # and so is a user who is handed over
 
 
 @cython.final
@@ -82,7 +87,8 @@ cdef class Table:
     """Key -> deadline for one shard; see ``_table_reference.Table``, whose face and answers are the same."""
 
     def __cinit__(
-        self, *, ttl_ms, ticks_per_ttl=80, now_ms=0, users_max=0, memory_max=0, _lines=0, _shift=0,
+        self, *, ttl_ms, ticks_per_ttl=80, now_ms=0, users_max=0, memory_max=0, last_seen_ms=0,
+        last_seen_bytes=_reference.LAST_SEEN_BYTES, _lines=0, _shift=0,
     ):
         cdef size_t got = 0
         cdef uint64_t address
@@ -96,6 +102,9 @@ cdef class Table:
         self._shift_min = checked_count(_shift, "_shift", 0, 26)
         self._tick = self._tick_of(self._now)
         self._newest = self._tick
+        self._remembers = last_seen_ms != 0
+        if self._remembers:
+            self._seen = LastSeen(keep_ms=last_seen_ms, memory_max=last_seen_bytes, now_ms=self._now)
         physical = _os.sysconf("SC_PHYS_PAGES") * _os.sysconf("SC_PAGE_SIZE")
         least = (self._lines_min + 2) * LINE + (4 << 20)
         self._mapping = <uint8_t*>reserved(max(physical, least), least, &got)
@@ -192,6 +201,8 @@ cdef class Table:
         if now_ms <= self._now:
             return
         self._now = now_ms
+        if self._remembers:
+            self._seen.raw_advance(now_ms // 1000)
         tick = self._tick_of(now_ms)
         if tick == self._tick:
             return
@@ -201,6 +212,7 @@ cdef class Table:
         while self._hand + step > self._oldest + (RING - 1 - self._ticks):
             self._forced += self._migrate(BLOCK_LINES) if self._phase else self._sweep(BLOCK_LINES)
         for k in range(1, step + 1):
+            self._gone[self._code(<int>k)] = self._tick + k
             spoke = self._counters + self._code(<int>k) * self._groups_room
             for group in range(self._groups_room):
                 self._totals[group] -= spoke[group]
@@ -357,6 +369,8 @@ cdef class Table:
             return True
         if self._held + self._annex.count + self._ledger.count <= self._online:
             rank = NULL  # nothing can have expired unswept
+        elif self._remembers:
+            hand_over_on_way(self, place)
         done = settle(place.line, place.kind, place.rest, code, rank, self._reach(place), &freed)
         self._held += done - freed
         return done
@@ -508,13 +522,14 @@ cdef class Table:
         cdef int i = slot_in_line(place, &line)
         cdef Hit known, hit
         cdef int before = 0, after = 0
-        cdef int64_t left, beat = 0
+        cdef int64_t left, beat = 0, deadline = 0
         cdef uint32_t word
         cdef uint8_t* payload
         known.cell = NULL
         hit.cell = NULL
         if i >= 0:
             before = self._rank[line[capacity(place.kind) + i]]
+            deadline = deadline_of(self, line[capacity(place.kind) + i])
         elif place.line[META] & ANNEX:
             known = cells_find(&self._ledger, place.mixed)
             if known.cell != NULL:
@@ -529,7 +544,8 @@ cdef class Table:
                 hit = cells_find(&self._annex, place.mixed)
                 if hit.cell != NULL:
                     memcpy(&word, payload_in(&self._annex, hit.cell, hit.i), 4)
-                    before = max(<int32_t>(word - <uint32_t>self._tick), 0)
+                    deadline = self._tick + <int32_t>(word - <uint32_t>self._tick)
+                    before = <int>max(deadline - self._tick, <int64_t>0)
         if before:
             if known.cell == NULL:
                 beat = self._tick + before - self._ticks - 1
@@ -551,6 +567,8 @@ cdef class Table:
         memcpy(payload + 8, &word, 4)
         word = <uint32_t>beat
         memcpy(payload + 12, &word, 4)
+        if deadline and self._remembers:
+            hand_over(self, place.mixed, deadline)
         if i >= 0:
             drop(line, place.kind, i)
             self._held -= 1
@@ -682,6 +700,23 @@ cdef class Table:
             PyBuffer_Release(&view)
         return ages
 
+    def get_last_seen(self, keys, now_ms):
+        """Seconds since each user was last seen, native u32 a key; 2^32 - 1 where online or not known."""
+        cdef Py_buffer view
+        cdef bytes ages
+        cdef int64_t now = checked_ms(now_ms, "now_ms")
+        if not self._remembers:
+            raise ValueError("this table remembers nobody: last_seen_ms is 0")
+        keys_of(keys, &view)
+        try:
+            ages = PyBytes_FromStringAndSize(NULL, view.len // 2)
+            self.raw_advance(now)
+            read_last_seen(
+                self, <const uint8_t*>view.buf, view.len // 8, <uint32_t*>PyBytes_AS_STRING(ages))
+        finally:
+            PyBuffer_Release(&view)
+        return ages
+
     # --- growing and shrinking, in place ---
 
     cdef void _resize(self) noexcept nogil:
@@ -790,6 +825,8 @@ cdef class Table:
             for i in range(number):
                 if self._rank[codes[i]]:
                     self._fill_in(fillings, mixed_at(old, low, rests[i]), codes[i], 48)
+                elif self._remembers:
+                    hand_over(self, mixed_at(old, low, rests[i]), self._gone[codes[i]])
             if far and not self._pull(low, last, fillings):
                 for i in range(<int>(home_of(&self._new, last) - home_of(&self._new, low)) + 1):
                     fillings[(home_of(&self._new, low) + i) & 3].far = True
@@ -869,6 +906,8 @@ cdef class Table:
                     mixed[taken] = mixed_at(&self._old, low, mixed[i])
                     codes[taken] = codes[i]
                     taken += 1
+                elif self._remembers:
+                    hand_over(self, mixed_at(&self._old, low, mixed[i]), self._gone[codes[i]])
         # Growing, also the line that had the last home's guests; all bytes, for another layout may come.
         memset(self._base + first * LINE, 0, (last - first + (self._phase == GROWING)) * LINE)
         self._frontier = first if self._phase == GROWING else last
@@ -938,16 +977,16 @@ cdef class Table:
 
     cdef uint64_t _sweep(self, uint64_t budget) noexcept nogil:
         """Sweep ``budget`` lines, blocks in the order of their last visit."""
-        cdef uint64_t done = 0, start, end
+        cdef uint64_t done = 0, start, end, noted = self._noted()
         if self._block < 0:
             self._choose_block()
-        while done < budget:
+        while done + GONE_LINES * (self._noted() - noted) < budget:
             start = self._block * <uint64_t>BLOCK_LINES
             end = min(start + BLOCK_LINES, self._old.lines + 1)
             if self._block_line == start:
                 self._block_began = self._hand
                 self._block_empty = True
-            while self._block_line < end and done < budget:
+            while self._block_line < end and done + GONE_LINES * (self._noted() - noted) < budget:
                 fetch(self._base + (self._block_line + FETCH_LINES) * LINE)
                 if not self._sweep_line(self._block_line):
                     self._block_empty = False
@@ -964,6 +1003,10 @@ cdef class Table:
         self._swept += done
         return done
 
+    cdef uint64_t _noted(self) noexcept nogil:
+        """How many were handed over so far."""
+        return self._seen.noted if self._remembers else 0
+
     cdef bint _block_still_empty(self, uint64_t start, uint64_t end) noexcept nogil:
         cdef uint64_t at
         for at in range(start, end):
@@ -979,6 +1022,8 @@ cdef class Table:
         cdef uint8_t first = self._code(1)
         if not line[META] & ANNEX and not expired(line, kind, first, self._span):
             return vacant(line, kind)
+        if self._remembers:
+            hand_over_line(self, at)
         for i in range(c - guests(line)):
             if self._rank[line[c + i]]:
                 live += 1
@@ -1026,6 +1071,8 @@ cdef class Table:
                     settled = self._settle(&place, self._code(rank))
                 if not settled:
                     return False
+            elif self._remembers:
+                hand_over(self, keys_in(hit.cell)[hit.i], self._tick + rank)
             cells_remove(&self._annex, hit)
         while self._ledger.count:
             hit = cells_first(&self._ledger, low, high)
@@ -1056,6 +1103,8 @@ cdef class Table:
             else:
                 memcpy(&word, payload_in(cells, cell, i), 4)
                 dead = <int32_t>(word - <uint32_t>self._tick) <= 0
+                if dead and self._remembers:
+                    hand_over(self, keys_in(cell)[i], self._tick + <int32_t>(word - <uint32_t>self._tick))
             if dead:
                 hit.cell = cell
                 hit.i = i
@@ -1066,7 +1115,7 @@ cdef class Table:
         hand[0] += 1
 
     cdef uint64_t raw_maintain(self, uint64_t lines) noexcept nogil:
-        cdef uint64_t done = 0, total, to
+        cdef uint64_t done = 0, total, to, noted = self._noted()
         cdef int _i, c
         if not self._held and not self._annex.count and not self._ledger.count:
             if self._credit or self._phase:
@@ -1078,7 +1127,8 @@ cdef class Table:
             if self._ledger.count:
                 self._sweep_cell(&self._ledger, &self._ledger_hand, True)
             self._cell_credit -= 1
-            done += CELL_LINES
+            done += CELL_LINES + GONE_LINES * (self._noted() - noted)
+            noted = self._noted()
         if not self._phase and self._old.lines > self._lines_min:
             total = self._held + self._annex.count
             if total * 100 < self._old.lines * capacity(self._old.kind) * POOR_PERCENT:
@@ -1088,9 +1138,13 @@ cdef class Table:
                     to = max(self._lines_min, total * 100 // (c * FIT_PERCENT) + 2)
                 if to <= self._old.lines // 10 * 9:
                     self._begin(to)
-        to = min(self._credit, lines - done)
+        to = min(self._credit, lines - min(done, lines))
         if to:
-            done = self._migrate(to) if self._phase else self._sweep(to)
+            # All users of a line that is migrated may have to be handed over.
+            if not self._phase:
+                done = self._sweep(to)
+            else:
+                done = self._migrate((to + GONE_LINES - 1) // GONE_LINES if self._remembers else to)
             self._credit -= min(self._credit, done)
         return self._credit + CELL_LINES * self._cell_credit
 
@@ -1099,6 +1153,8 @@ cdef class Table:
         cdef uint64_t budget = checked_count(lines, "lines", 0, 2**62)
         self.raw_advance(checked_ms(now_ms, "now_ms"))
         due = self.raw_maintain(budget)
+        if self._remembers:
+            due += self._seen.raw_maintain(budget)
         self._debug()
         return due
 
@@ -1134,6 +1190,11 @@ cdef class Table:
     def online(self):
         """Users online at the last ``now_ms``, over all groups."""
         return self._online
+
+    @property
+    def last_seen(self):
+        """Those who went offline, a ``LastSeen``; None if the table remembers nobody."""
+        return self._seen
 
     @property
     def entries(self):

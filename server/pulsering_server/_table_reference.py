@@ -9,8 +9,11 @@ was swept.
 
 from __future__ import annotations
 
-import operator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from array import array
+from typing import TYPE_CHECKING, NamedTuple
+
+from pulsering_server._last_seen_reference import MEMORY_MIN, NONE, LastSeen
+from pulsering_server.checked import checked_bytes, checked_count, checked_keys, checked_ms
 
 if TYPE_CHECKING:
     from collections.abc import Buffer, Callable  # type: ignore[attr-defined,unused-ignore]
@@ -25,7 +28,8 @@ APPEARS, STAYS, LEAVES = range(3)
 
 TTL_MS_MIN, TTL_MS_MAX = 1_000, 3_600_000
 TICKS_PER_TTL_MIN, TICKS_PER_TTL_MAX = 20, 80
-MS_MAX = 2**56 - 1  # so that ms * TICKS_PER_TTL_MAX fits 63 bits
+LAST_SEEN_BYTES = MEMORY_MIN
+NEVER = -(2**62)
 RECORD_BYTES = 200  # what the twin calls the memory of one record: dict slot, key, object
 
 STATS = (
@@ -58,53 +62,6 @@ class Tally(NamedTuple):
     moved: int
 
 
-def checked_ms(value: Any, name: str) -> int:
-    """``value`` as milliseconds, an int in 0..2^56-1; TypeError or ValueError else."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an int of milliseconds, not {type(value).__name__}") from None
-    if not 0 <= number <= MS_MAX:
-        raise ValueError(f"{name} must be in 0..2**56-1 milliseconds, not {number}")
-    return number
-
-
-def checked_count(value: Any, name: str, low: int, high: int) -> int:
-    """``value`` as an int in ``low..high``; TypeError or ValueError else."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be an int, not {type(value).__name__}") from None
-    if not low <= number <= high:
-        raise ValueError(f"{name} must be in {low}..{high}, not {number}")
-    return number
-
-
-def checked_bytes(value: Any, name: str) -> bytes:
-    """The bytes of any C-contiguous buffer; TypeError or BufferError else."""
-    try:
-        view = memoryview(value)
-    except TypeError:
-        raise TypeError(
-            f"{name} must be bytes-like (bytes, bytearray, memoryview, array, numpy array), "
-            f"not {type(value).__name__}"
-        ) from None
-    except (BufferError, ValueError):
-        raise BufferError(f"{name} must be a C-contiguous buffer") from None
-    with view:
-        if not view.c_contiguous:
-            raise BufferError(f"{name} must be a C-contiguous buffer")
-        return view.tobytes()
-
-
-def checked_keys(value: Any) -> list[int]:
-    """Packed little-endian u64 keys as a list of ints."""
-    packed = checked_bytes(value, "keys")
-    if len(packed) % 8:
-        raise ValueError(f"keys must be packed little-endian u64, a multiple of 8 bytes, not {len(packed)}")
-    return [int.from_bytes(packed[i : i + 8], "little") for i in range(0, len(packed), 8)]
-
-
 class _Record:
     """What is remembered of one key; ``deadline`` 0: offline, ``left`` None: no leave to order by."""
 
@@ -122,8 +79,9 @@ class Table:
 
     ``ttl_ms`` is how long a heartbeat counts (1 s..1 h), cut into ``ticks_per_ttl`` ticks (20..80).
     ``users_max`` limits the users online at once and ``memory_max`` the bytes held (0 = no limit): beyond
-    either, users that are not online are refused, while refreshes and expiry go on. Time never goes back: a
-    smaller ``now_ms`` than the last one is read as the last one.
+    either, users that are not online are refused, while refreshes and expiry go on. For ``last_seen_ms`` (0:
+    not at all), and in ``last_seen_bytes`` beside, it remembers when those who went offline were last seen.
+    Time never goes back: a smaller ``now_ms`` than the last one is read as the last one.
     """
 
     def __init__(
@@ -134,6 +92,8 @@ class Table:
         now_ms: int = 0,
         users_max: int = 0,
         memory_max: int = 0,
+        last_seen_ms: int = 0,
+        last_seen_bytes: int = LAST_SEEN_BYTES,
         _lines: int = 0,
         _shift: int = 0,
     ) -> None:
@@ -150,6 +110,10 @@ class Table:
         # (first deadline tick it counts for, counting group of each slot)
         self._groupings: list[tuple[int, list[int]]] = [(-(2**63), [0] * SLOTS)]
         self._absent = bytes(SLOTS)
+        self.last_seen: LastSeen | None = None
+        """Those who went offline; None if the table remembers nobody."""
+        if last_seen_ms:
+            self.last_seen = LastSeen(keep_ms=last_seen_ms, memory_max=last_seen_bytes, now_ms=self._now)
         self._stats = dict.fromkeys(STATS, 0)
         self._told: Callable[[int, int], None] | None = None
 
@@ -161,6 +125,8 @@ class Table:
     def advance(self, now_ms: int) -> None:
         """Turn the wheel to ``now_ms``: users whose deadline has come are offline and uncounted at once."""
         self._now = max(self._now, checked_ms(now_ms, "now_ms"))
+        if self.last_seen is not None:
+            self.last_seen.advance(self._now)
         tick = self._tick_of(self._now)
         if tick == self._tick:
             return
@@ -300,7 +266,7 @@ class Table:
         if record is None:
             if self._memory_max and (len(self._records) + 1) * RECORD_BYTES > self._memory_max:
                 return "refused"
-            record = self._records[key] = _Record(0, 0, None, 0)
+            record = self._records[key] = _Record(0, NEVER, None, 0)
         record.left = said if record.left is None else max(record.left, said)
         if online:
             deadline = min(record.deadline, self._tick_of(said + grace) + 1) if grace else 0
@@ -337,6 +303,29 @@ class Table:
         records = [self._records.get(key) for key in parsed]
         return bytes(self._tick - r.beat if r and r.deadline > self._tick else AGE_NONE for r in records)
 
+    def get_last_seen(self, keys: Buffer, now_ms: int) -> bytes:
+        """Seconds since each user was last seen, native u32 a key; 2^32 - 1 where online or not known.
+
+        Seen is who sent a heartbeat: a leave says nothing of when its user was there. Where there is no
+        ``last_seen``, ``ValueError``.
+        """
+        parsed = checked_keys(keys)
+        if self.last_seen is None:
+            raise ValueError("this table remembers nobody: last_seen_ms is 0")
+        self.advance(now_ms)
+        return array("I", (self._last_seen(key, self.last_seen) for key in parsed)).tobytes()
+
+    def _last_seen(self, key: int, gone: LastSeen) -> int:
+        record = self._records.get(key)
+        if record and record.deadline > self._tick:
+            return NONE
+        if record and record.beat != NEVER:
+            return gone.age_of(self._second_of(record.beat))
+        return gone.find_one(key)
+
+    def _second_of(self, beat: int) -> int:
+        return max(beat, 0) * self._ttl // (self._ticks * 1000)
+
     # -- housekeeping ----------------------------------------------------------------------------------------
 
     def maintain(self, now_ms: int, lines: int) -> int:
@@ -350,7 +339,9 @@ class Table:
             and (record.left is None or self._tick_of(record.left) + self._ticks + 1 <= self._tick)
         ]
         for key in dead[:budget]:
-            del self._records[key]
+            beat = self._records.pop(key).beat
+            if self.last_seen is not None and beat != NEVER:
+                self.last_seen.note_one(key, self._second_of(beat))
         self._stats["swept_lines"] += len(dead[:budget])
         return len(dead[budget:])
 

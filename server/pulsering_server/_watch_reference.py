@@ -16,10 +16,8 @@ from pulsering_server._table_reference import (
     ONLINE,
     STAYS,
     Table,
-    checked_count,
-    checked_keys,
-    checked_ms,
 )
+from pulsering_server.checked import checked_count, checked_keys, checked_ms
 
 if TYPE_CHECKING:
     from collections.abc import Buffer  # type: ignore[attr-defined,unused-ignore]

@@ -159,6 +159,7 @@ def _memory_advice(reading: Reading, machine: Machine) -> Iterator[Problem]:
     config = reading.config
     here = max(1, sum(is_loopback(node.address.host) for node in config.nodes))
     table, buffers = config.limits.memory_bytes, config.limits.buffers_bytes
+    table += config.limits.last_seen_bytes if config.last_seen_ms is not None else 0
     needed = here * (table + buffers)
     if machine.memory_bytes is not None and machine.memory_bytes < needed:
         each = "" if here == 1 else f" for each of {here} nodes"

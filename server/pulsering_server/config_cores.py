@@ -18,6 +18,7 @@ from pulsering_server.config_errors import Problem
 from pulsering_server.config_schema import (
     BUFFERS_BYTES_MIN,
     CORES_MAX,
+    LAST_SEEN_BYTES_MIN,
     MEMORY_BYTES_MIN,
     LimitsConfig,
     NodeConfig,
@@ -71,6 +72,7 @@ def share_of(limit: LimitsConfig, cores: int) -> LimitsConfig:
             "connections": limit.connections // cores,
             "watched_users": limit.watched_users // cores,
             "buffers_bytes": limit.buffers_bytes // cores,
+            "last_seen_bytes": limit.last_seen_bytes // cores,
         }
     )
 
@@ -162,12 +164,20 @@ def share_problems(document: Document, limit: LimitsConfig, nodes: list[Any]) ->
     if cores == 1:
         return
     share = share_of(limit, cores)
+    root: Any = document.root
+    remembers = root.get("last_seen") is not None
     for key, value, least, shown in (
         ("memory", share.memory_bytes, MEMORY_BYTES_MIN, format_size(MEMORY_BYTES_MIN)),
         ("users", 1 if share.users is None else share.users, 1, "1"),
         ("connections", share.connections, 1, "1"),
         ("watched_users", share.watched_users, 1, "1"),
         ("buffers", share.buffers_bytes, BUFFERS_BYTES_MIN, format_size(BUFFERS_BYTES_MIN)),
+        (
+            "last_seen",
+            share.last_seen_bytes if remembers else LAST_SEEN_BYTES_MIN,
+            LAST_SEEN_BYTES_MIN,
+            format_size(LAST_SEEN_BYTES_MIN),
+        ),
     ):
         if value < least:
             message = (

@@ -23,6 +23,9 @@ from pulsering.limits import (
     IN_FLIGHT_MAX,
     KEYS_PER_FRAME,
     KEYS_PER_FRAME_MAX,
+    LAST_SEEN_BYTES,
+    LAST_SEEN_MS_MAX,
+    LAST_SEEN_MS_MIN,
     NAME_BYTES_MAX,
     NODES_MAX,
     OUTPUT_CLOSE_BYTES,
@@ -61,6 +64,9 @@ USERS_MAX: Final = 1 << 40
 WATCHED_USERS_MAX: Final = 1 << 30
 BUFFERS_BYTES_MIN: Final = 1 << 20
 BUFFERS_BYTES_MAX: Final = 1 << 40
+LAST_SEEN_BYTES_MIN: Final = 8 << 20
+"""``_last_seen_reference.MEMORY_MIN``."""
+LAST_SEEN_BYTES_MAX: Final = 1 << 40
 CORES_MAX: Final = 256
 """More than any machine that is one failure domain should hold of a cluster."""
 
@@ -165,6 +171,13 @@ class LimitsConfig(_Section):
         alias="buffers",
         description="Requests and replies of all peers together. Beyond it, whoever holds most is"
         " disconnected.",
+        json_schema_extra=RESTART,
+    )
+    last_seen_bytes: Annotated[int, Quantity("size", LAST_SEEN_BYTES_MIN, LAST_SEEN_BYTES_MAX)] = Field(
+        LAST_SEEN_BYTES,
+        alias="last_seen",
+        description="With last_seen: when users were last seen, 9 to 14 bytes each, beside memory. When it is"
+        " full, the oldest are forgotten.",
         json_schema_extra=RESTART,
     )
 
@@ -311,6 +324,14 @@ class ClusterFile(_Section):
         description="Steps that a ttl is cut into. At a ttl of 20s and 80 ticks, users expire 250ms late at"
         " most.",
         json_schema_extra=RESTART_ALL,
+    )
+    last_seen_ms: Annotated[int, Quantity("duration", LAST_SEEN_MS_MIN, LAST_SEEN_MS_MAX)] | None = Field(
+        None,
+        alias="last_seen",
+        description="For how long nodes remember when users who went offline were last seen. Without it, not"
+        " at all.",
+        examples=["7d"],
+        json_schema_extra=RESTART,
     )
     replicas: int = Field(
         2,

@@ -47,15 +47,17 @@ _numbers = itertools.count(1)
 
 
 def connect(url: ServiceUrl) -> "MemoryTransport":
-    """A transport to the cluster that ``memory://[name][?ttl=20s]`` means; else ``ConfigError``."""
+    """A transport to the cluster of ``memory://[name][?ttl=20s&last_seen=1h]``; else ``ConfigError``."""
     if url.cluster:
         raise ConfigError(f"url path: memory:// has a name and no path, like memory://{url.cluster}")
     ttl = seconds_of("ttl", url.options.pop("ttl", None))
+    last_seen = seconds_of("last_seen", url.options.pop("last_seen", None)) or 0
     with _naming:
         cluster = _clusters.get(url.authority) if url.authority else None
         if cluster is None:
             ttl_ms = limits.TTL_MS if ttl is None else round(ttl * 1000)
-            cluster = MemoryCluster(url.authority or None, ttl_ms=ttl_ms)
+            last_seen_ms = round(last_seen * 1000)
+            cluster = MemoryCluster(url.authority or None, ttl_ms=ttl_ms, last_seen_ms=last_seen_ms)
             if url.authority:
                 _clusters[url.authority] = cluster
         elif ttl is not None and round(ttl * 1000) != cluster.ttl_ms:
@@ -68,8 +70,9 @@ def connect(url: ServiceUrl) -> "MemoryTransport":
 class MemoryCluster:
     """One node that clients of this process reach at ``url``.
 
-    ``now_ms`` is its clock. One that only moves when told to, ``steps=True``, never counts as standing still:
-    whatever it is advanced by is lived through turn by turn.
+    For ``last_seen_ms`` it remembers who went offline. ``now_ms`` is its clock. One that only moves when told
+    to, ``steps=True``, never counts as standing still: whatever it is advanced by is lived through turn by
+    turn.
     """
 
     def __init__(
@@ -77,16 +80,22 @@ class MemoryCluster:
         name: str | None = None,
         *,
         ttl_ms: int = limits.TTL_MS,
+        last_seen_ms: int = 0,
         now_ms: Callable[[], int] = clock.now_ms,
         steps: bool = False,
     ) -> None:
         self.name = name or f"memory-{os.getpid()}-{next(_numbers)}"
         self.ttl_ms = ttl_ms
+        self.last_seen_ms = last_seen_ms
         self.now_ms = now_ms
         self.steps = steps
         self.up = True
         self._lock = threading.RLock()
         self._links: weakref.WeakSet[MemoryLink] = weakref.WeakSet()
+        if last_seen_ms and not limits.LAST_SEEN_MS_MIN <= last_seen_ms <= limits.LAST_SEEN_MS_MAX:
+            raise ConfigError(
+                f"memory://: last_seen is {last_seen_ms / 1000} s, not 60 s to 90 days, or none"
+            )
         try:
             self._topology = Topology(
                 self.name, 1, ttl_ms, limits.TICKS_PER_TTL, 1, 0, (Node(NODE, NODE, PORT),)
@@ -107,7 +116,13 @@ class MemoryCluster:
         self._seen_ms = now_ms = self.now_ms()
         # Warm is a node that has listened for one ttl. In that time there was nobody, so nothing is made up.
         silence_ms = self.ttl_ms + 2 * self.ttl_ms // limits.TICKS_PER_TTL if warm else 0
-        core = NodeCore(self._topology, NODE, boot_id=secrets.randbits(64), now_ms=now_ms - silence_ms)
+        core = NodeCore(
+            self._topology,
+            NODE,
+            boot_id=secrets.randbits(64),
+            now_ms=now_ms - silence_ms,
+            last_seen_ms=self.last_seen_ms,
+        )
         for past_ms in range(now_ms - silence_ms, now_ms, core.tick_ms):
             core.tick(past_ms)
         core.tick(now_ms)

@@ -53,13 +53,15 @@ class Reading(NamedTuple):
     listener: "Listener"
     stats: "Stats"
     table: dict[str, int]
+    gone: dict[str, int]
     now_ms: int
 
     @classmethod
     def of(cls, listener: "Listener") -> "Reading":
         """Look at the node behind a listener, now."""
         core = listener.core
-        return cls(core, listener, core.stats, core.table.stats(), listener.now_ms())
+        table_stats, now_ms = core.table.stats(), listener.now_ms()
+        return cls(core, listener, core.stats, table_stats, _gone(core), now_ms)
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,16 @@ def _histogram(name: str, help_: str, read: Callable[[Reading], Durations], powe
 
 def _by_op(counts: Mapping[int, Any], ops: Iterable[Op]) -> dict[str, Any]:
     return {op.name.lower(): counts[op] for op in ops}
+
+
+def _gone(core: "NodeCore") -> dict[str, int]:
+    """Of those who went offline: how many, in how many bytes, and how many for whom these did not suffice."""
+    gone = core.table.last_seen
+    if gone is None:
+        return {"users": 0, "bytes": 0, "forgotten": 0}
+    counts = gone.stats()
+    forgotten = counts["forgotten_total"] + counts["crowded_total"]
+    return {"users": gone.users, "bytes": gone.memory_bytes, "forgotten": forgotten}
 
 
 def _load(table_stats: Mapping[str, int]) -> float:
@@ -368,6 +380,28 @@ FAMILIES: Final = (
         "watch_coalesced",
         "Changes that a connection was not told, as it had not yet read of the one before.",
         lambda r: r.core.watchers.set.coalesced,
+    ),
+    # -- who went offline ------------------------------------------------------------------------------------
+    _gauge(
+        "remembered_users",
+        "Users who went offline and of whom it is known when they were last seen.",
+        lambda r: r.gone["users"],
+    ),
+    _gauge("remembered_bytes", "Memory for that, beside the table.", lambda r: r.gone["bytes"]),
+    _gauge(
+        "remembered_max_bytes",
+        "The limit on it; 0 if nobody is remembered.",
+        lambda r: r.core.limits.last_seen_bytes if r.core.last_seen_ms else 0,
+    ),
+    _gauge(
+        "listened_seconds",
+        "For how long every heartbeat was heard and nobody was forgotten; 0 if nobody is remembered.",
+        lambda r: r.core.listened_s(r.now_ms),
+    ),
+    _counter(
+        "remembered_forgotten",
+        "Users forgotten before their time, for want of memory.",
+        lambda r: r.gone["forgotten"],
     ),
     # -- the machine -----------------------------------------------------------------------------------------
     _histogram(

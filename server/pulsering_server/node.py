@@ -9,11 +9,14 @@ who is online has been heard again (``ownership``). ``online`` needs no warmth, 
 clock cannot be trusted forgets even that, and starts over. Invariant: while cold, no read says *offline*.
 """
 
+import sys
+from array import array
 from collections import deque
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from pulsering import limits
+from pulsering._last_seen import SEEN_NONE, GetSeenReply, encode_get_seen_reply
 from pulsering.messages import CountReply, Vitals, Welcome, encode_error, encode_topology
 from pulsering.wire import VERSION, ErrorCode
 from pulsering_server.config_schema import LimitsConfig
@@ -25,6 +28,9 @@ from pulsering_server.table import Table
 from pulsering_server.watchers import Watchers
 
 if TYPE_CHECKING:
+    from collections.abc import Buffer  # type: ignore[attr-defined,unused-ignore]
+
+    from pulsering.messages import KeysRequest
     from pulsering.topology import Topology
     from pulsering_server.auth import Auth
 
@@ -62,7 +68,8 @@ class NodeCore:
     """One node: what it holds, what it owns, and since when.
 
     ``limits_config`` is the ``limits:`` section; ``boot_id`` a random u64, new at each start. Time is the
-    node's own clock in ms, of any origin; a ``now_ms`` smaller than the last is read as the last.
+    node's own clock in ms, of any origin; a ``now_ms`` smaller than the last is read as the last. For
+    ``last_seen_ms`` it remembers when users who went offline were last seen; 0: not at all.
     """
 
     def __init__(
@@ -73,6 +80,7 @@ class NodeCore:
         *,
         boot_id: int,
         now_ms: int,
+        last_seen_ms: int = 0,
     ) -> None:
         self.topology = topology
         self.name = name
@@ -85,6 +93,8 @@ class NodeCore:
         self.ownership = Ownership(topology, name, now_ms)
         self.busy_body = encode_error(ErrorCode.BUSY, f"node {name} is overloaded", limits.BUSY_AFTER_MS)
         self.overload = Overload()
+        self.last_seen_ms = last_seen_ms
+        self._listening_since_ms = now_ms
         self._lay_table(now_ms)
         self.watchers = Watchers(self, self.table)
         self.tick_ms = -(-topology.ttl_ms // topology.ticks_per_ttl)
@@ -106,6 +116,8 @@ class NodeCore:
             now_ms=now_ms,
             users_max=min(self.limits.users or 0, _TABLE_USERS_MAX),
             memory_max=self.limits.memory_bytes,
+            last_seen_ms=self.last_seen_ms,
+            last_seen_bytes=self.limits.last_seen_bytes,
         )
         self.data_path = DataPath(
             self.table, self.limits.keys_per_frame, self.limits.frame_bytes, self.busy_body
@@ -169,6 +181,7 @@ class NodeCore:
     def _turn_cold(self, why: Cold, now_ms: int) -> None:
         self.stats.cold = why  # what was counted until now belongs to what was before
         self.ownership.turn_cold(now_ms)
+        self._listening_since_ms = now_ms
         self._answer_absent(now_ms)
 
     def follow(self, topology: "Topology", now_ms: int) -> None:
@@ -180,6 +193,8 @@ class NodeCore:
         if not self.warming_ms(now_ms):
             self.stats.cold = Cold.TOPOLOGY
         gained, lost = self.ownership.follow(topology, now_ms)
+        if gained:
+            self._listening_since_ms = now_ms
         self.topology, self._topology_body = topology, encode_topology(topology.to_wire())
         self._answer_absent(now_ms)
         if topology.epoch == epoch:
@@ -196,6 +211,34 @@ class NodeCore:
     def warming_ms(self, now_ms: int) -> int:
         """How long reads may still say *unknown* for users not held; 0 when warm."""
         return self.ownership.warming_ms(now_ms)
+
+    def seen_body(self, request: "KeysRequest", states: bytes, ages: bytes, now_ms: int) -> bytes:
+        """Body of the reply to a get that asked for last seen too."""
+        seen, listened_s = self._last_seen(request.keys, now_ms), self.listened_s(now_ms)
+        epoch, warming_ms = self.topology.epoch, self.warming_ms(now_ms)
+        return encode_get_seen_reply(
+            GetSeenReply(epoch, warming_ms, request.key_count, states, ages, seen, listened_s)
+        )
+
+    def _last_seen(self, keys: "Buffer", now_ms: int) -> bytes:
+        """Seconds since each user was last seen, a little-endian u32 a key; ``SEEN_NONE`` where not known."""
+        if self.table.last_seen is None:
+            return SEEN_NONE.to_bytes(4, "little") * (memoryview(keys).nbytes // 8)
+        ages = array("I", self.table.get_last_seen(keys, now_ms))
+        if sys.byteorder == "big":
+            ages.byteswap()
+        return ages.tobytes()
+
+    def listened_s(self, now_ms: int) -> int:
+        """For how long it has heard every heartbeat of its slots, and forgotten nobody; 0: remembers nobody.
+
+        As coarse as what is remembered, and no longer than that is kept.
+        """
+        gone = self.table.last_seen
+        if gone is None:
+            return 0
+        since_s = max(-(-self._listening_since_ms // 1000), gone.complete_s)
+        return max(0, min(now_ms // 1000 - since_s, self.last_seen_ms // 1000))
 
     def unready(self, now_ms: int) -> str:
         """Why others should be asked: ``draining``, ``removed`` or ``warming``; empty when ready."""
@@ -244,6 +287,7 @@ class NodeCore:
             in_flight=self.limits.in_flight,
             agent=AGENT,
             former_epoch=former.epoch if former is not None else 0,
+            last_seen_s=self.last_seen_ms // 1000,
         )
 
     def vitals(self, now_ms: int) -> Vitals:

@@ -129,7 +129,14 @@ async def serve(
     (shard,) = shards_named(config, node_name)
     limit = config.limits_of(shard)
     loop = asyncio.get_running_loop()
-    core = NodeCore(config.topology(), node_name, limit, boot_id=secrets.randbits(64), now_ms=clock.now_ms())
+    core = NodeCore(
+        config.topology(),
+        node_name,
+        limit,
+        boot_id=secrets.randbits(64),
+        now_ms=clock.now_ms(),
+        last_seen_ms=config.last_seen_ms or 0,
+    )
     listener = Listener(core, clock.now_ms)
     where = (
         host if host is not None else shard.address.host,

@@ -10,6 +10,7 @@ from time import perf_counter_ns
 from typing import TYPE_CHECKING, Final
 
 from pulsering import limits
+from pulsering._last_seen import WANT_LAST_SEEN
 from pulsering.errors import FrameError
 from pulsering.messages import (
     STOP_WATCH,
@@ -54,6 +55,9 @@ if TYPE_CHECKING:
 __all__ = ["Session", "error_frame"]
 
 VERSION_MIN: Final = 1
+
+_WANTS: Final = WANT_AGES | WANT_LAST_SEEN
+"""What a GET may ask for beside states."""
 
 _REASONS: Final = {
     ErrorCode.BAD_FRAME: Close.BAD_FRAME,
@@ -321,15 +325,19 @@ class Session:
             return self._too_many_keys(frame, request, now_ms)
         epoch = core.topology.epoch
         if frame.op == Op.GET:
-            if request.argument not in (0, WANT_AGES):
-                raise FrameError(f"body: want_ages is {request.argument}, not 0 or {WANT_AGES}")
+            if request.argument & ~_WANTS:
+                raise FrameError(f"body: want is {request.argument}, at most {_WANTS}")
             if not core.overload.admits_get(age_ms):
                 return self._busy(frame, now_ms)
             self._work -= request.key_count
             states = core.table.get(request.keys, now_ms)
-            ages = core.table.get_ages(request.keys, now_ms) if request.argument else b""
+            ages = core.table.get_ages(request.keys, now_ms) if request.argument & WANT_AGES else b""
             stats.note_answers(states, request.key_count)
-            body = encode_get_reply(epoch, core.warming_ms(now_ms), request.key_count, states, ages)
+            if request.argument & WANT_LAST_SEEN:
+                self._work -= request.key_count
+                body = core.seen_body(request, states, ages, now_ms)
+            else:
+                body = encode_get_reply(epoch, core.warming_ms(now_ms), request.key_count, states, ages)
             return self._reply_done(frame, body, now_ms, began_ns)
         ttl_ms = core.topology.ttl_ms
         if frame.op == Op.HEARTBEAT and request.argument:

@@ -204,6 +204,8 @@ def test_evidence_grows_alike_or_not_at_all(
         ("merge_states", (places, fitting)),
         ("merge_ages", (places, reply)),
         ("merge_ages", (places, reply[: len(positions)])),
+        ("merge_seconds", (places, reply)),
+        ("merge_seconds", (places, reply[: 4 * len(positions)])),
         ("mark", (places, bits)),
         ("tally", (places,)),
     ]:

@@ -25,6 +25,7 @@ batches = st.one_of(
     st.tuples(st.integers(0, 450), st.integers(1, 300)).map(lambda span: KEYS[span[0] : span[0] + span[1]]),
 )
 steps = st.one_of(st.just(0), st.integers(1, 60), st.integers(1, 1_500), st.integers(1, 10**6))
+long_steps = st.integers(1, 10**8)
 ages = st.one_of(st.just(0), st.integers(0, 40), st.integers(0, 2_500))
 
 
@@ -40,9 +41,11 @@ class Twins(RuleBasedStateMachine):
         users_max=st.sampled_from([0, 0, 150]),
         lines=st.sampled_from([2, 5, 64]),
         now=st.integers(0, 10**6),
+        last_seen_ms=st.sampled_from([0, 60_000, 7 * 86_400_000]),
     )
-    def start(self, ticks: int, users_max: int, lines: int, now: int) -> None:
+    def start(self, ticks: int, users_max: int, lines: int, now: int, last_seen_ms: int) -> None:
         options = {"ttl_ms": 1_000, "ticks_per_ttl": ticks, "users_max": users_max, "now_ms": now}
+        options["last_seen_ms"] = last_seen_ms
         self.kernel = _table.Table(**options, _lines=lines)
         self.twin = _table_reference.Table(**options)
         self.now = now
@@ -79,6 +82,13 @@ class Twins(RuleBasedStateMachine):
         self.kernel.maintain(self.now, lines)
         self.twin.maintain(self.now, lines)
 
+    @rule(step=long_steps)
+    def long_pause(self, step: int) -> None:
+        """A day and more, in which nobody sweeps."""
+        self.now += step
+        self.kernel.advance(self.now)
+        self.twin.advance(self.now)
+
     @rule()
     def populate(self) -> None:
         while self.kernel.populate_due:
@@ -98,6 +108,9 @@ class Twins(RuleBasedStateMachine):
         states = self.kernel.get(b, self.now)
         assert states == self.twin.get(b, self.now)
         assert self.kernel.get_ages(b, self.now) == self.twin.get_ages(b, self.now)
+        if self.kernel.last_seen is not None:
+            assert self.kernel.get_last_seen(b, self.now) == self.twin.get_last_seen(b, self.now)
+            self.kernel.last_seen._verify()  # type: ignore[attr-defined]  # not part of the face
         counts = self.kernel.count(self.now)
         assert counts == self.twin.count(self.now)
         self.kernel._verify()  # type: ignore[attr-defined]  # not part of the face

@@ -30,8 +30,9 @@ from pulsering.routing import Evidence, read_targets
 from pulsering.status import Cause, Status
 from pulsering_server import node, session, watchers
 from pulsering_server._datapath_reference import DataPath
-from pulsering_server._table_reference import ONLINE, Table, checked_keys
+from pulsering_server._table_reference import ONLINE, Table
 from pulsering_server._watch_reference import WatchSet
+from pulsering_server.checked import checked_keys
 from pulsering_server.node import NodeCore
 from pulsering_server.ownership import Ownership
 

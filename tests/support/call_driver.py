@@ -30,10 +30,15 @@ class View:
         self.rng = random.Random(1)
         self.down: set[str] = set()
         self.dead: set[str] = set()
+        self.remembering: set[str] = set()
 
     def unavailable(self) -> frozenset[int]:
         """Nodes that would refuse."""
         return frozenset(map(self.topology.index_of, self.down | self.dead))
+
+    def remembers(self, node: str) -> bool:
+        """Nodes that know when users were last seen."""
+        return node in self.remembering
 
     def hopeless(self) -> frozenset[int]:
         """Nodes whose circuit is open."""

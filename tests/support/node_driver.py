@@ -51,8 +51,15 @@ class World:
     """Cores and the time they are told. ``limits`` are fields of ``LimitsConfig``."""
 
     def __init__(
-        self, names: str = "a", *, replicas: int = 1, now_ms: int = 1_000_000, **limits: Any
+        self,
+        names: str = "a",
+        *,
+        replicas: int = 1,
+        now_ms: int = 1_000_000,
+        last_seen_ms: int = 0,
+        **limits: Any,
     ) -> None:
+        self.last_seen_ms = last_seen_ms
         self.now_ms = now_ms
         self.topology = topology_of(names, replicas=replicas)
         self.limits = LimitsConfig.model_construct(**limits)
@@ -60,7 +67,14 @@ class World:
 
     def boot(self, name: str) -> NodeCore:
         """A node that starts now, with nothing in its table."""
-        return NodeCore(self.topology, name, self.limits, boot_id=self.now_ms, now_ms=self.now_ms)
+        return NodeCore(
+            self.topology,
+            name,
+            self.limits,
+            boot_id=self.now_ms,
+            now_ms=self.now_ms,
+            last_seen_ms=self.last_seen_ms,
+        )
 
     def restart(self, name: str) -> None:
         """Kill a node and start it again."""

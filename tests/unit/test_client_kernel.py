@@ -307,6 +307,17 @@ def test_the_least_age_is_kept(kernel: ModuleType) -> None:
         kernel.merge_ages(ages, array("I", [0]), b"ab")
 
 
+def test_the_least_seconds_are_kept(kernel: ModuleType) -> None:
+    seconds = bytearray(b"\xff" * 12)
+    kernel.merge_seconds(seconds, array("I", [2, 1]), struct.pack("<II", 300, 70_000))
+    kernel.merge_seconds(seconds, array("I", [2, 1, 1]), struct.pack("<III", 2**32 - 1, 65_536, 65_537))
+    assert struct.unpack("<III", seconds) == (2**32 - 1, 65_536, 300)
+    with pytest.raises(ValueError, match="8 bytes of seconds for 1 keys"):
+        kernel.merge_seconds(seconds, array("I", [0]), bytes(8))
+    with pytest.raises(ValueError, match="position 3 is beyond a batch of 3"):
+        kernel.merge_seconds(seconds, array("I", [3]), bytes(4))
+
+
 def test_acknowledgements_are_counted_to_255(kernel: ModuleType) -> None:
     acks = bytearray([0, 254, 255])
     kernel.tally(acks, array("I", [0, 1, 2, 1]))

@@ -77,7 +77,7 @@ def test_renamed_node_is_one_that_goes_and_one_that_comes() -> None:
 OTHER = {
     "cluster": "cluster: other", "ttl": "ttl: 30s", "ticks": "ticks: 40", "hash_seed": "hash_seed: 1",
     "epoch": "epoch: 8", "heartbeat": "heartbeat: 4s", "replicas": "replicas: 1",
-    "topology": "topology: etcd://h:2379/k",
+    "topology": "topology: etcd://h:2379/k", "last_seen": "last_seen: 7d",
 }  # fmt: skip
 
 

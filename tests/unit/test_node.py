@@ -426,7 +426,7 @@ def test_a_reply_where_a_request_belongs_ends_the_connection() -> None:
 
 @pytest.mark.parametrize(
     ("op", "argument"),
-    [(Op.HEARTBEAT, 1), (Op.GET, 2), (Op.GET, 2**32 - 1)],
+    [(Op.HEARTBEAT, 1), (Op.GET, 4), (Op.GET, 2**32 - 1)],
 )
 def test_arguments_kept_for_later_versions_must_be_zero(op: Op, argument: int) -> None:
     peer = World().connect()

@@ -4,11 +4,13 @@
 """
 
 import re
+import struct
 import sys
 import uuid
 from pathlib import Path
 
 from pulsering import limits, messages, wire
+from pulsering._last_seen import SEEN_NONE, WANT_LAST_SEEN, GetSeenReply, encode_get_seen_reply
 from pulsering.ids import UserId, key_of, keys_of, slot_of
 from pulsering.status import Cause
 
@@ -34,6 +36,20 @@ EXAMPLES = {
     ),
 }
 EXAMPLES |= {
+    "get-last-seen": wire.encode_frame(
+        wire.Op.GET, 10, 1030, messages.encode_keys_request(1, WANT_LAST_SEEN, KEYS)
+    ),
+    "get-last-seen-reply": wire.encode_frame(
+        wire.Op.GET,
+        10,
+        5030,
+        encode_get_seen_reply(
+            GetSeenReply(
+                1, 0, 3, bytes([0b10_00_01]), b"", struct.pack("<III", SEEN_NONE, 90, SEEN_NONE), 86_400
+            )
+        ),
+        reply=True,
+    ),
     "watch": wire.encode_frame(wire.Op.WATCH, 9, 1020, messages.encode_keys_request(1, messages.WATCH, KEYS)),
     "watch-reply": wire.encode_frame(
         wire.Op.WATCH, 9, 5020, messages.encode_watch_reply(1, 0, 3, bytes([0b01_00_01])), reply=True

@@ -20,7 +20,7 @@ from pulsering_server.cli.options import WAIT, Config, Format, Timeout, Url, Wat
 from pulsering_server.cli.output import Answer, Output, duration, plain, respond, seconds_of, table, tell
 
 if TYPE_CHECKING:
-    from pulsering import Change, PresenceClient
+    from pulsering import Change, PresenceClient, Snapshot
     from pulsering.ids import UserId
 
 _KIND: Final = "Kind of id (decimal digits are an int, all else a string)"
@@ -87,6 +87,9 @@ def get(
     strict: Annotated[
         bool, typer.Option("--strict", help="Offline only if every owner says so, else unknown.")
     ] = False,
+    last_seen: Annotated[
+        bool, typer.Option("--last-seen", help="When those who are offline were last seen.")
+    ] = False,
     as_int: AsInt = False,
     as_string: AsString = False,
     as_uuid: AsUuid = False,
@@ -100,16 +103,25 @@ def get(
 
     \b
     [dim]pulsering get 42 alice[/]
+    [dim]pulsering get 42 --last-seen[/]
     [dim]pulsering get 42 --watch 1s[/]
     [dim]pulsering get 42 -o json --url presence://10.0.0.1:7400[/]
     """
     users = parse_ids(ids, as_int=as_int, as_string=as_string, as_uuid=as_uuid)
 
     def ask() -> Answer:
-        snapshot = call(url, config, timeout, lambda client: client.get_many(users, ages=True, strict=strict))
-        answers = zip(users, snapshot, snapshot.reasons, snapshot.ages, snapshot.retry_after, strict=True)
+        snapshot = call(
+            url,
+            config,
+            timeout,
+            lambda client: client.get_many(users, ages=True, last_seen=last_seen, strict=strict),
+        )
+        absences = _absences(snapshot) if last_seen else [({}, "")] * len(users)
+        answers = zip(
+            users, snapshot, snapshot.reasons, snapshot.ages, snapshot.retry_after, absences, strict=True
+        )
         document, rows = [], []
-        for user, status, reason, age, wait in answers:
+        for user, status, reason, age, wait, (seen, absence) in answers:
             why = reason.name.lower() if status is Status.UNKNOWN else None
             document.append(
                 {
@@ -118,9 +130,10 @@ def get(
                     "reason": why,
                     "age_ms": None if age is None else round(age * 1000),
                     "retry_after_ms": None if wait is None else round(wait * 1000),
+                    **seen,
                 }
             )
-            note = why or ""
+            note = why or absence
             if wait is not None:
                 note += f", known in {duration(wait * 1000)}"
             if age is not None:
@@ -184,6 +197,20 @@ def _told(change: "Change") -> Answer:
     at = time.strftime("%H:%M:%S")
     line = f"[dim]{at}[/]  {_shown(change.id)}  [{_COLOURS[change.status]}]{status}[/]  [dim]{note}[/]"
     return Answer(document, [line])
+
+
+def _absences(snapshot: "Snapshot") -> list[tuple[dict[str, int | None], str]]:
+    """Of each user: what is said of when they were last seen, for programs and for people."""
+    found: list[tuple[dict[str, int | None], str]] = []
+    for seen, listened in zip(snapshot.last_seen, snapshot.listened, strict=True):
+        seen_ms, listened_ms = (None if s is None else round(s * 1000) for s in (seen, listened))
+        words = ""
+        if seen_ms is not None:
+            words = f"last seen {duration(seen_ms)} ago"
+        elif listened_ms is not None:
+            words = f"not seen for {duration(listened_ms)} at least" if listened_ms else "not remembered"
+        found.append(({"last_seen_ms": seen_ms, "listened_ms": listened_ms}, words))
+    return found
 
 
 def count(
