@@ -75,4 +75,4 @@ async def keep_house(
             if not due:
                 break
             await asyncio.sleep(0)
-        await asyncio.sleep(core.tick_ms / 1000)
+        await asyncio.sleep(core.next_tick_ms(now_ms()) / 1000)

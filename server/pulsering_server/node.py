@@ -141,6 +141,12 @@ class NodeCore:
         self._now_ms = now_ms
         return now_ms
 
+    def next_tick_ms(self, now_ms: int) -> int:
+        """Milliseconds until the next deadlines come: to turn the wheel then tells of them at once."""
+        ttl_ms, ticks = self.topology.ttl_ms, self.topology.ticks_per_ttl
+        tick = now_ms * ticks // ttl_ms
+        return -(-(tick + 1) * ttl_ms // ticks) - now_ms
+
     def tick(self, now_ms: int) -> None:
         """Turn the wheel. The shell calls this every tick; a long gap since the last call was a stall."""
         now_ms = max(now_ms, self._now_ms)

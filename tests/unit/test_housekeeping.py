@@ -43,3 +43,15 @@ async def test_housekeeping_turns_the_wheel_and_reclaims_what_expired() -> None:
     house.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await house
+
+
+def test_the_wheel_is_turned_when_deadlines_come_and_not_somewhere_between() -> None:
+    """So that who watches hears of an expiry as it happens, and not up to a tick later."""
+    world = World()
+    core = world.cores["a"]
+    ttl_ms, ticks = core.topology.ttl_ms, core.topology.ticks_per_ttl
+    for now_ms in range(world.now_ms, world.now_ms + 2 * core.tick_ms):
+        wait_ms = core.next_tick_ms(now_ms)
+        assert 1 <= wait_ms <= core.tick_ms
+        assert (now_ms + wait_ms) * ticks // ttl_ms == now_ms * ticks // ttl_ms + 1
+        assert (now_ms + wait_ms - 1) * ticks // ttl_ms == now_ms * ticks // ttl_ms
