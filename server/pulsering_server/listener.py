@@ -194,7 +194,7 @@ class Listener:
     def _push(self) -> None:
         """Tell some of those who watch what is due; the others in the next turn."""
         self._push_turn = None
-        if self.core.watchers.push(self.now_ms()):
+        if self.core.push(self.now_ms()):
             self._push_soon()
 
     def recheck(self) -> None:

@@ -184,7 +184,7 @@ class MemoryCluster:
 
     def _push(self) -> None:
         """Tell those who watch what is due: their loops hear of it in a later turn than of replies."""
-        while self._core.watchers.push(self._seen_ms):
+        while self._core.push(self._seen_ms):
             pass
 
     def tick(self) -> float:

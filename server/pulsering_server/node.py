@@ -96,8 +96,8 @@ class NodeCore:
         self.last_seen_ms = last_seen_ms
         self._listening_since_ms = now_ms
         self._lay_table(now_ms)
-        self.watchers = Watchers(self, self.table)
         self.tick_ms = -(-topology.ttl_ms // topology.ticks_per_ttl)
+        self.watchers = Watchers(self.table, self.limits, topology.ttl_ms, self.tick_ms)
         self.stall_ms = topology.ttl_ms // limits.STALLS_PER_TTL
         self._events: list[Event] = []
         self.past: deque[tuple[int, Event]] = deque(maxlen=EVENTS_KEPT)
@@ -168,6 +168,10 @@ class NodeCore:
                 self._tell("node.not_needed", epoch=self.topology.epoch)
         self.table.advance(now_ms)
         self.watchers.turn(now_ms)
+
+    def push(self, now_ms: int) -> bool:
+        """Tell some of those who watch what is due; whether there is more. See ``watchers``."""
+        return self.watchers.push(now_ms, self.topology.epoch, self.warming_ms(now_ms))
 
     def maintain(self, now_ms: int, lines: int) -> int:
         """Do up to ``lines`` lines of housekeeping, and as much for who watches; how many lines are due."""

@@ -17,7 +17,7 @@ from pulsering.wire import HEADER_BYTES, Op, encode_frame
 from pulsering_server.watch_set import WatchSet
 
 if TYPE_CHECKING:
-    from pulsering_server.node import NodeCore
+    from pulsering_server.config_schema import LimitsConfig
     from pulsering_server.table import Table
 
 __all__ = ["Watcher", "Watchers"]
@@ -52,19 +52,20 @@ class Watcher:
 
 
 class Watchers:
-    """All connections of the node ``core`` that watch, and the users that they watch."""
+    """All connections of a node that watch, and the users that they watch; ``tick_ms`` is between turns."""
 
-    def __init__(self, core: "NodeCore", table: "Table") -> None:
+    def __init__(self, table: "Table", limits_config: "LimitsConfig", ttl_ms: int, tick_ms: int) -> None:
+        most = limits_config.watched_users
         self.set = WatchSet(
-            table,
-            watches_max=core.limits.watched_users,
-            per_subscriber=min(limits.WATCHED_USERS_PER_CONNECTION, core.limits.watched_users),
+            table, watches_max=most, per_subscriber=min(limits.WATCHED_USERS_PER_CONNECTION, most)
         )
         self.on_due: Callable[[], None] | None = None
         """Asks the shell to call ``push`` soon, however often it is called meanwhile."""
-        self.pulse_ms = watch_pulse_ms(core.topology.ttl_ms)
-        self._core = core
-        self._keys = min(core.limits.keys_per_frame, (core.limits.frame_bytes - _PUSH_BYTES) // _KEY_BYTES)
+        self.pulse_ms = watch_pulse_ms(ttl_ms)
+        self._tick_ms = tick_ms
+        self._keys = min(
+            limits_config.keys_per_frame, (limits_config.frame_bytes - _PUSH_BYTES) // _KEY_BYTES
+        )
         self._by_number: dict[int, Watcher] = {}
         self._by_age: dict[Watcher, None] = {}
         """Whoever heard something longest ago comes first."""
@@ -103,29 +104,27 @@ class Watchers:
     def _pulse_due(self, now_ms: int) -> bool:
         """Whether somebody would hear nothing for too long if it were not until the next tick."""
         oldest = next(iter(self._by_age), None)
-        return oldest is not None and now_ms + self._core.tick_ms > oldest.said_ms + self.pulse_ms
+        return oldest is not None and now_ms + self._tick_ms > oldest.said_ms + self.pulse_ms
 
     # -- pushing ---------------------------------------------------------------------------------------------
 
-    def push(self, now_ms: int, connections: int = limits.WATCH_PUSHES_PER_TURN) -> bool:
-        """Tell up to so many connections what is due; whether there is more to tell."""
-        numbers = self.set.ready(connections)
+    def push(self, now_ms: int, epoch: int, warming_ms: int) -> bool:
+        """Tell some connections what is due, and the node's epoch and warmth; whether there is more."""
+        numbers = self.set.ready(limits.WATCH_PUSHES_PER_TURN)
         for number in numbers:
             watcher = self._by_number[number]
             if not watcher.paused:
-                self._say(watcher, self._frame(now_ms, *self.set.take(number, self._keys)), now_ms)
+                body = encode_watch_push(epoch, warming_ms, *self.set.take(number, self._keys))
+                self._say(watcher, encode_frame(Op.WATCH, 0, now_ms, body, reply=True), now_ms)
         pulse = b""
-        for _ in range(connections - len(numbers)):
+        for _ in range(limits.WATCH_PUSHES_PER_TURN - len(numbers)):
             if not self._pulse_due(now_ms):
                 break
-            pulse = pulse or self._frame(now_ms, b"", b"", b"")
+            if not pulse:
+                body = encode_watch_push(epoch, warming_ms, b"", b"", b"")
+                pulse = encode_frame(Op.WATCH, 0, now_ms, body, reply=True)
             self._say(next(iter(self._by_age)), pulse, now_ms)
         return self.set.waiting or self._pulse_due(now_ms)
-
-    def _frame(self, now_ms: int, keys: bytes, states: bytes, causes: bytes) -> bytes:
-        core = self._core
-        body = encode_watch_push(core.topology.epoch, core.warming_ms(now_ms), keys, states, causes)
-        return encode_frame(Op.WATCH, 0, now_ms, body, reply=True)
 
     def _say(self, watcher: Watcher, frame: bytes, now_ms: int) -> None:
         """Deliver a frame, unless nobody reads it."""

@@ -91,7 +91,7 @@ def request(data: bytes) -> None:
         for start in range(0, len(stream), step):
             said += _receive(session, stream[start : start + step], world.now_ms)
             assert session.pending <= FRAME_BYTES, "more is kept than one frame may have"
-            while core.watchers.push(world.now_ms):
+            while core.push(world.now_ms):
                 pass
         said += session.goaway(world.now_ms, 0)
         session.abandon()

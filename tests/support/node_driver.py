@@ -187,7 +187,7 @@ class Peer:
     def pushes(self) -> list[messages.WatchPush]:
         """The same as they came, with pulses."""
         core = self.world.cores[self._name]
-        while core.watchers.push(self.world.now_ms):
+        while core.push(self.world.now_ms):
             pass
         frames = frames_in(b"".join(self.pushed))
         self.pushed.clear()

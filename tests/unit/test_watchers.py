@@ -1,5 +1,7 @@
 """What connections that watch a node are told, when, and where it ends."""
 
+import weakref
+
 import pytest
 from support.node_driver import (
     MOVED,
@@ -106,9 +108,9 @@ def test_many_that_watch_one_user_are_told_some_at_a_time(world: World) -> None:
     for peer in peers:
         peer.watch(7)
     peers[0].beat(7)
-    watchers = world.cores["a"].watchers
+    core = world.cores["a"]
     turns = 1
-    while watchers.push(world.now_ms):
+    while core.push(world.now_ms):
         turns += 1
         assert sum(map(len, (peer.pushed for peer in peers))) <= turns * limits.WATCH_PUSHES_PER_TURN
     assert turns == 3
@@ -156,7 +158,7 @@ def test_a_connection_that_is_gone_watches_nothing(world: World) -> None:
     peers[2].session.recheck(world.now_ms)
     assert (len(watchers), watchers.set.watches) == (0, 0)
     peers[0].beat(1)
-    assert not watchers.push(world.now_ms)
+    assert not world.cores["a"].push(world.now_ms)
 
 
 def test_beyond_the_limit_of_the_node_nothing_is_watched_and_the_connection_goes_on() -> None:
@@ -258,3 +260,10 @@ def test_a_late_tick_looks_at_all_in_slices(world: World) -> None:
     while core.maintain(world.now_ms, 4096):
         pass
     assert len(peer.told()) == many - limits.WATCHED_USERS_PER_TURN
+
+
+def test_a_node_that_nobody_holds_is_gone_at_once() -> None:
+    """A table has address space for all memory there is: none may wait for a collector of cycles."""
+    world = World()
+    gone = weakref.ref(world.cores.pop("a"))
+    assert gone() is None
