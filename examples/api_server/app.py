@@ -29,7 +29,7 @@ from examples.api_server.openapi import document_of
 from examples.api_server.problems import HANDLERS, Problem
 from examples.api_server.settings import LEAVE_GRACE_S, POOL, Settings
 from examples.api_server.watching import serve_watch
-from pulsering import PresenceClient, Reason, Snapshot, Status
+from pulsering import PresenceClient, Snapshot, Status
 
 __all__ = ["ApiServer", "create", "make_app"]
 
@@ -119,7 +119,7 @@ class ApiServer:
         """All users of a page in one question. Who may see whom is yours to say, here."""
         self._user(request)
         ids = contract.ids_of_query(request.query_params.multi_items())
-        snapshot = await self.presence.get_many(ids)
+        snapshot = await self.presence.get_many(ids, last_seen=True)
         return _json(_compact({"statuses": statuses_of(ids, snapshot)}))
 
     async def watch(self, websocket: WebSocket) -> None:
@@ -165,19 +165,16 @@ class ApiServer:
 
 
 def statuses_of(ids: list[str], snapshot: Snapshot) -> list[dict[str, Any]]:
-    """An entry for each id, in their order; ``reason`` beside what is unknown."""
+    """An entry for each id, in their order: with a ``reason`` if it is unknown, ``last_seen_s`` if known."""
     entries: list[dict[str, Any]] = []
-    for user, status, reason in zip(ids, snapshot, snapshot.reasons, strict=True):
-        entry = {"id": user, "status": status.name.lower()}
+    for user, status, reason, seen_s in zip(ids, snapshot, snapshot.reasons, snapshot.last_seen, strict=True):
+        entry: dict[str, Any] = {"id": user, "status": status.name.lower()}
         if status is Status.UNKNOWN:
-            entry["reason"] = reason_of(reason)
+            entry["reason"] = reason.name.lower()
+        if seen_s is not None:
+            entry["last_seen_s"] = round(seen_s)
         entries.append(entry)
     return entries
-
-
-def reason_of(reason: Reason) -> str:
-    """As callers read it."""
-    return reason.name.lower()
 
 
 def make_app(settings: Settings) -> Starlette:

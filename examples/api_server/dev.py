@@ -10,6 +10,7 @@ import random
 import signal
 import sys
 from contextlib import AsyncExitStack
+from typing import Final
 
 import uvloop
 
@@ -22,8 +23,11 @@ from pulsering_server.local_cluster import LocalCluster, NodeFailed
 
 __all__ = ["main"]
 
-TTL_S = 10.0
+TTL_S: Final = 10.0
 """Half of what a cluster has by default: nobody wants to wait for a dot to turn."""
+
+REMEMBERED: Final = "1d"
+"""For how long nodes know when somebody was last seen; by default they remember nobody."""
 
 
 def main(arguments: list[str]) -> int:
@@ -52,7 +56,8 @@ async def _run(given: argparse.Namespace) -> None:
     async with AsyncExitStack() as stack:
         bound = listen(given.host, given.port)
         stack.callback(bound.close)
-        cluster = await stack.enter_async_context(LocalCluster(3, ttl_ms=round(given.ttl * 1000)))
+        nodes = LocalCluster(3, ttl_ms=round(given.ttl * 1000), last_seen=REMEMBERED)
+        cluster = await stack.enter_async_context(nodes)
         friends = () if given.nobody else people.NAMES
         app = make_app(Settings(url=cluster.url, friends=friends))
         ended = await stack.enter_async_context(serving(app, bound))

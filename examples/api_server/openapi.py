@@ -153,6 +153,11 @@ def _user_status() -> dict[str, Any]:
             "id": _ID,
             "status": {"enum": statuses},
             "reason": {"enum": reasons, "description": "Why it is unknown."},
+            "last_seen_s": {
+                "type": "integer",
+                "minimum": 0,
+                "description": "Seconds since the last heartbeat of who is offline, where it is remembered.",
+            },
         },
         "required": ["id", "status"],
         "additionalProperties": False,

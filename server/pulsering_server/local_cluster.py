@@ -134,8 +134,9 @@ class LocalCluster:
     """``async with LocalCluster(3) as cluster``: nodes that serve, and their ``url``.
 
     ``replicas`` is 2 where there are two nodes. ``limits`` are lines of the section of that name, such as
-    ``{"connections": 10}``. With ``admin`` each node has an admin port, any free one. With ``config_path`` it
-    runs the nodes of that file instead.
+    ``{"connections": 10}``. With ``last_seen``, such as ``"1d"``, nodes remember when who is gone was there.
+    With ``admin`` each node has an admin port, any free one. With ``config_path`` it runs the nodes of that
+    file instead.
     """
 
     def __init__(
@@ -145,6 +146,7 @@ class LocalCluster:
         ttl_ms: int = 20_000,
         replicas: int | None = None,
         limits: dict[str, str | int] | None = None,
+        last_seen: str | None = None,
         admin: bool = False,
         config_path: Path | None = None,
     ) -> None:
@@ -153,7 +155,7 @@ class LocalCluster:
             self._directory = tempfile.TemporaryDirectory(prefix="pulsering-")
             config_path = Path(self._directory.name, "cluster.yaml")
             replicas = min(2, nodes) if replicas is None else replicas
-            text = _cluster_yaml(nodes, ttl_ms, replicas, limits or {}, "0" if admin else "off")
+            text = _cluster_yaml(nodes, ttl_ms, replicas, limits or {}, last_seen, "0" if admin else "off")
             config_path.write_text(text, "utf-8")
         self.config_path = config_path
         self.config: ClusterConfig = parse_config(config_path.read_text("utf-8"), str(config_path))
@@ -207,13 +209,16 @@ class LocalCluster:
                 self._directory.cleanup()
 
 
-def _cluster_yaml(nodes: int, ttl_ms: int, replicas: int, limits: dict[str, str | int], admin: str) -> str:
+def _cluster_yaml(
+    nodes: int, ttl_ms: int, replicas: int, limits: dict[str, str | int], last_seen: str | None, admin: str
+) -> str:
     lines = [
         "version: 1",
         "cluster: dev",
         "epoch: 1",
         f"ttl: {format_duration_ms(ttl_ms)}",
         f"replicas: {replicas}",
+        *([f"last_seen: {last_seen}"] if last_seen else []),
         *(["limits:"] if limits else []),
         *(f"  {key}: {value}" for key, value in limits.items()),
         "nodes:",

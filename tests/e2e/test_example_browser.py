@@ -14,6 +14,7 @@ from e2e.browser import CONTRAST, Browser, a_browser, needs_browser
 from examples.api_server.app import make_app
 from examples.api_server.serving import listen, serving, url_of
 from examples.api_server.settings import Settings
+from pulsering import PresenceClient
 from pulsering_server.local_cluster import LocalCluster
 
 pytestmark = [needs_browser, pytest.mark.asyncio(loop_scope="module")]
@@ -67,7 +68,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def cluster() -> AsyncIterator[LocalCluster]:
-    async with LocalCluster(3, ttl_ms=TTL_MS) as nodes:
+    async with LocalCluster(3, ttl_ms=TTL_MS, last_seen="1h") as nodes:
         yield nodes
 
 
@@ -186,10 +187,18 @@ async def test_it_is_used_with_keys_alone_and_what_is_wrong_is_said(windows: Win
     assert await browser.run("return document.querySelectorAll('.friend').length") == 1
 
 
+async def test_who_was_there_before_the_page_is_said_to_have_been(windows: Windows) -> None:
+    async with PresenceClient.from_url(windows.cluster.url, timeout=5) as presence:
+        await presence.heartbeat("grace")
+        await presence.leave("grace")
+    await windows.come_in("ada")
+    await windows.sees("grace", "Last seen just now")
+
+
 async def test_it_is_readable_in_light_and_dark_and_fits_narrow_screens(windows: Windows) -> None:
     browser = windows.browser
     await windows.come_in("ada-with-a-rather-long-name-32-xx")
-    await windows.sees("grace", "Offline")
+    await windows.sees("grace", "Offline", "Last seen just now")
     grounds = set()
     for scheme in ("light", "dark"):
         for width in (1000, 320):

@@ -49,7 +49,7 @@ class Caller:
         told = await self.ask("GET", "status", token=token, params={"ids": ",".join(ids)})
         assert told.status == 200, told
         assert [entry["id"] for entry in told.body["statuses"]] == list(ids)
-        return [" ".join(list(entry.values())[1:]) for entry in told.body["statuses"]]
+        return [f"{entry['status']} {entry.get('reason', '')}".rstrip() for entry in told.body["statuses"]]
 
     @asynccontextmanager
     async def page(self, name: str, *watched: str) -> AsyncIterator["Page"]:

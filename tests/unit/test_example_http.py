@@ -20,7 +20,7 @@ TTL_S = 20.0
 
 @pytest.fixture(scope="module")
 def cluster() -> MemoryCluster:
-    return MemoryCluster(ttl=TTL_S)
+    return MemoryCluster(ttl=TTL_S, last_seen="1h")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -39,6 +39,21 @@ async def test_a_user_is_online_from_its_heartbeat_until_one_ttl_of_silence(
     assert await caller.statuses(token, "nobody", "ada", "nobody") == ["offline", "online", "offline"]
     cluster.clock.advance(TTL_S + 1)
     assert await caller.statuses(token, "ada") == ["offline"]
+
+
+async def test_who_is_offline_was_last_seen_where_that_is_remembered(
+    caller: Caller, cluster: MemoryCluster
+) -> None:
+    token = await caller.be("ken")
+    await caller.ask("POST", "heartbeat", token=token)
+    cluster.clock.advance(125)
+    await caller.ask("POST", "heartbeat", token=await caller.be("joan"))
+    told = await caller.ask("GET", "status?ids=ken,nobody,joan", token=token)
+    ken, nobody, joan = told.body["statuses"]
+    assert ken["status"] == "offline"
+    assert 124 <= ken["last_seen_s"] <= 130
+    assert nobody == {"id": "nobody", "status": "offline"}
+    assert joan == {"id": "joan", "status": "online"}
 
 
 async def test_a_user_beats_and_leaves_only_for_itself_whatever_else_it_sends(caller: Caller) -> None:
