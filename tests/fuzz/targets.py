@@ -18,6 +18,7 @@ from typing import Any, Final
 from support.node_driver import World, hello_body
 
 from pulsering import kernel, limits, messages
+from pulsering._last_seen import decode_get_seen_reply
 from pulsering.errors import FrameError
 from pulsering.topology import Topology
 from pulsering.wire import ErrorCode, FrameReader, Op, encode_frame
@@ -165,6 +166,8 @@ def _read(op: int, body: bytes, count: int, want_ages: bool) -> None:
             lambda: messages.read_get_reply(body, count, want_ages=want_ages),
             lambda: messages.decode_get_reply(body, count, want_ages=want_ages),
         )
+        with contextlib.suppress(FrameError):
+            decode_get_seen_reply(body, count, want_ages=want_ages)
     elif kind == Op.WATCH:
         with contextlib.suppress(FrameError):
             messages.decode_watch_reply(body, count)
