@@ -37,7 +37,11 @@ POOL: Final[Options] = {
 }
 
 LEAVE_GRACE_S: Final = 1.0
-"""A page that is loaded anew says goodbye just as one that is closed; within this time it is back."""
+"""A page that is loaded anew says goodbye just as one that is closed; within this time it is back.
+
+For users of one device each, as here. With several, make it a heartbeat interval and a little:
+docs/devices.md.
+"""
 
 
 @dataclass(frozen=True)
