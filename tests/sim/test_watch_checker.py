@@ -121,6 +121,15 @@ def test_with_one_copy_a_change_after_a_gap_is_the_sequel_of_nothing() -> None:
         assert story.broken == broken
 
 
+def test_a_former_owner_that_is_gone_is_no_gap_of_the_present_one() -> None:
+    story = Story(BOUNDS._replace(replicas=1))
+    story.records.append(Phase(0, copies=1, definite=0, leaves=True, why="change of topology"))
+    story.say(1)
+    story.told(1.1, UNKNOWN, reason=Reason.UNREACHABLE)
+    story.told(1.2, ONLINE, cause=Cause.HEARTBEAT)
+    assert story.broken == []
+
+
 def test_unknown_is_wrong_in_a_phase_that_is_definite_for_long_enough() -> None:
     story = Story()
     story.told(1, UNKNOWN, reason=Reason.UNREACHABLE)

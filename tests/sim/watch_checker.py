@@ -10,7 +10,8 @@ as a node may be silent before it counts as unreachable, ``Wait``:
   state than the first. So each change is told once.
 - P6: in a phase in which nothing may be unknown, and which is that old, next to nothing is shown as unknown.
 - P3: after a gap, with one copy, comes what a snapshot says and no change: a change is the sequel of
-  something, and there is nothing any more that it could be the sequel of.
+  something, and there is nothing any more that it could be the sequel of. After a change of topology that is
+  not judged: a former owner that cannot be heard is a gap too, while the present one goes on telling.
 """
 
 from collections import Counter, deque
@@ -29,6 +30,9 @@ PULSES: Final = 5
 """Three of silence, one in which an answer may still come, and one for sweeps, turns and ways."""
 
 ACKS_KEPT: Final = 64
+
+CHANGE: Final = "change of topology"
+"""What phases say that begin with one."""
 
 
 def wait_us(bounds: Bounds) -> int:
@@ -56,6 +60,7 @@ class _WatchChecker:
         self._open: dict[int, Begin] = {}
         self._told: dict[tuple[int, int], Told] = {}
         self._phase = Phase(NEVER, 0, 0, False)
+        self._changed = False
         self._judged_since = NEVER
         self._leaves_since = NEVER
         self._definite = self._definite_unknown = 0
@@ -73,6 +78,7 @@ class _WatchChecker:
                 if record.leaves != self._phase.leaves:
                     self._leaves_since = record.at_us
                 self._phase = record
+                self._changed |= CHANGE in record.why
             case Told():
                 self._take_told(record)
             case Shown():
@@ -125,6 +131,7 @@ class _WatchChecker:
             self._broken("P4", told.at_us, f"user {told.user}: told twice of status {told.status}")
         elif (
             self._bounds.replicas == 1
+            and not self._changed
             and before.reason == Reason.UNREACHABLE
             and told.version == before.version + 1
         ):
