@@ -60,6 +60,7 @@ def build_kernels() -> None:
             )
         )
         command.inplace = True
+        command.parallel = os.cpu_count()
         command.force = debug or sanitize
         command.ensure_finalized()
         command.run()
