@@ -33,10 +33,9 @@ SETTLED: Final = 64
 _PROVEN: Final = int(Evidence.ONLINE | SETTLED)
 _INFORMED: Final = int(Evidence.OFFLINE | Evidence.ONLINE | Evidence.COLD | Evidence.MOVED | SETTLED)
 
-_AGAIN_IF_MOVED: Final = bytes(
-    0 if bits & Evidence.MOVED and not bits & Evidence.ONLINE else bits | SETTLED for bits in range(256)
-)
-"""Narrows the question to the moved keys, and forgets what was said about them under the old topology."""
+_AGAIN: Final = bytes(bits | SETTLED if bits & Evidence.ONLINE else 0 for bits in range(256))
+"""Narrows the question to those not proven online, and forgets what was said of them under the old topology:
+who was an owner then may have been told of nobody since."""
 
 
 class Wait(NamedTuple):
@@ -170,7 +169,7 @@ class ReadCall(BatchCall):
         if self._view.topology.epoch <= self._topology.epoch:
             self._finish()
             return []
-        self.evidence[:] = self.evidence.translate(_AGAIN_IF_MOVED)
+        self.evidence[:] = self.evidence.translate(_AGAIN)
         self._topology = self._view.topology
         self._drop_pieces()
         self._plan()
@@ -297,7 +296,7 @@ class ReadCall(BatchCall):
             self.wake_at = now + self._repeat_delay()
             self._repeating = True
             return []
-        if self._may_redirect() and _any_moved(self.evidence):
+        if self._may_redirect() and self._unproven()[0]:
             self._redirected = True
             self.wants_topology = True
             return []
@@ -346,8 +345,3 @@ class ReadCall(BatchCall):
         piece.want_ages, piece.want_last_seen = want_ages, want_last_seen
         return piece
 
-
-def _any_moved(evidence: bytearray) -> bool:
-    """Whether a key of the present question was called moved and not proven online elsewhere."""
-    moved = bytes(bool(bits & Evidence.MOVED and not bits & Evidence.ONLINE) for bits in range(256))
-    return any(moved[bits] for bits in set(evidence))
