@@ -314,6 +314,22 @@ def test_what_was_proven_before_a_refresh_is_not_asked_again() -> None:
     assert verdict(hand) == [ON if user in at_a else OFF for user in users]
 
 
+@pytest.mark.parametrize("said", [OFFLINE, ONLINE, COLD, MOVED])
+def test_scenario_31_offline_by_an_owner_of_before_does_not_outlive_its_topology(said: int) -> None:
+    """Whatever it is that the newer topology is heard of with: since then others were told of who beats."""
+    view, after = View("ab", 1), View("bc", 1)
+    moves = next(user for user in range(1000) if (owners(view, user), owners(after, user)) == (["a"], ["c"]))
+    stays = next(user for user in range(1000) if owners(view, user) == owners(after, user) == ["b"])
+    hand = read(view, moves, stays)
+    hand.state("a", OFFLINE)
+    hand.state("b", said, epoch=2)
+    view.topology = topology("bc", 1, epoch=2)
+    hand.refreshed()
+    for node in list(hand.nodes):
+        hand.state(node, ONLINE, epoch=2)
+    assert verdict(hand) == [ON, ON]
+
+
 def test_two_nodes_that_disagree_make_no_loop() -> None:
     """Scenario 32."""
     view = View("ab", 1)
