@@ -57,7 +57,7 @@ class Send(Request):
     late = False
     """Whether the node let the patience pass."""
     former = 0
-    """Whose evidence a read wants: 0 for present owners', else that of a retired topology, from 1."""
+    """Whose owner the node is asked as: 0 for the present topology's, else for a retired one's, from 1."""
     run: "Run"
     channel: "Channel"
 

@@ -4,6 +4,9 @@ All owners are sent to at once. The call ends when every frame has an outcome; o
 it waits for the others only within the patience, then reports them as missing. What was sent is not taken
 back: a slow owner's copy still arrives. So a dead second owner costs the patience until its circuit opens,
 then nothing, and an acknowledgement always means that an owner has the key.
+
+For one ttl after a change of topology those who owned the slot before are told as well: a reader that has not
+heard of the change asks nobody else. What they say of it counts for nothing, as they may have heard of it.
 Invariant: a key counts as acknowledged only if a node took the whole frame it was in.
 """
 
@@ -13,7 +16,7 @@ from pulsering import kernel, messages
 from pulsering._calls import BatchCall, ClusterView, Send
 from pulsering.errors import NodeUnavailable, Overloaded, PresenceError
 from pulsering.reports import HeartbeatReport
-from pulsering.routing import kept_and_gained
+from pulsering.routing import gone_owners, kept_and_gained
 from pulsering.wire import Op
 
 if TYPE_CHECKING:
@@ -48,6 +51,8 @@ class WriteCall(BatchCall):
             self._epoch_heard = reply.epoch
         if not self._take(piece):
             return []
+        if piece.former:
+            return self._continue(now)
         if reply.accepted == piece.count:
             kernel.tally(self.acks, piece.positions)
         else:
@@ -114,6 +119,16 @@ class WriteCall(BatchCall):
         if not sends:
             return self._conclude(now)
         self.wake_at = now + self._view.patience
+        return sends + self._to_former_owners(keys, positions)
+
+    def _to_former_owners(self, keys: bytes, positions: "array[int] | None") -> list[Send]:
+        sends = []
+        for number, old in enumerate(self._retired_before(self._topology), 1):
+            gone = gone_owners(old, self._topology)
+            for index, part, places in kernel.partition(keys, gone, positions, self._view.keys_per_frame):
+                send = self._send(old.nodes[index].name, part, places)
+                send.former = number
+                sends.append(send)
         return sends
 
     def _frames(self, keys: bytes, positions: "array[int] | None") -> "list[tuple[int, bytes, array[int]]]":

@@ -268,3 +268,39 @@ def test_scenario_31_what_a_node_only_gained_does_not_cost_it_the_rest() -> None
     assert hand.call.done
     assert hand.call.report.accepted == len(users)
     assert hand.call.report.moved == sum(name not in owners for owners in before for name in "bc")
+
+
+def writing_through_a_change() -> tuple[Hand, WriteCall, set[str], set[str]]:
+    """A user is written as d joins: the call, the owners of now, and who owns the user no more."""
+    view = View("bc")
+    view.topology, view.retired = topology("bcd", epoch=2), (topology("bc"),)
+    user = next(user for user in range(1000) if "d" in owners(view, user))
+    hand, call = write(view, user)
+    now = set(owners(view, user))
+    return hand, call, now, {"b", "c"} - now
+
+
+def test_scenario_31_a_reader_that_knows_only_the_former_owners_hears_of_a_heartbeat_from_them() -> None:
+    hand, call, now, gone = writing_through_a_change()
+    assert gone
+    assert set(hand.nodes) == now | gone
+    for node in list(hand.nodes):
+        hand.accept(node)
+    assert call.done
+    assert call.report == HeartbeatReport(1, 1, 0, 0, 0, 0), "copies are those of the owners of now"
+
+
+@pytest.mark.parametrize("outcome", ["took it", "has heard of the change", "is lost"])
+def test_scenario_31_what_former_owners_say_of_a_write_counts_for_nothing(outcome: str) -> None:
+    hand, call, now, gone = writing_through_a_change()
+    for node in gone:
+        if outcome == "is lost":
+            hand.fail(node)
+        else:
+            hand.accept(node, moved=outcome != "took it", epoch=2)
+    assert not call.done
+    for node in now:
+        hand.accept(node, epoch=2)
+    assert call.done
+    assert call.report == HeartbeatReport(1, 1, 0, 0, 0, 0)
+    assert not call.wants_topology
