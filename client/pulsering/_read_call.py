@@ -344,4 +344,3 @@ class ReadCall(BatchCall):
         piece = self._frame(node, body, positions)
         piece.want_ages, piece.want_last_seen = want_ages, want_last_seen
         return piece
-
