@@ -186,8 +186,6 @@ async def _open_loops(
             stack.enter_context(contextlib.closing(RawPeer(node.address)))
             await asyncio.sleep(0)
         bytes_each = (_resident(loads.server_pid) - before) / max(idle, 1)
-        gc.collect()
-        gc.freeze()  # the many peers are no part of what is measured
         beside = await _pages(f"beside {idle} idle", loads, rate, seconds)
     tell("adding users until the table grows")
     before_it = await _growth_steps(node.admin)

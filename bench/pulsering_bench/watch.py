@@ -11,7 +11,7 @@ import asyncio
 import gc
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import asdict, dataclass
 from time import perf_counter, process_time
 
@@ -72,8 +72,10 @@ async def measure(work: Work) -> Figures:
             gc.collect()
             grown = bytes_of([os.getpid()]) - before
             some = users[:: max(1, work.users // work.samples)][: work.samples]
-            beats = [await _timed_beat(writer, watch, user) for user in some]
-            leaves = [await _timed_leave(writer, watch, user) for user in some]
+            beats = [
+                await _timed(writer.heartbeat(user), watch, Status.ONLINE, Cause.HEARTBEAT) for user in some
+            ]
+            leaves = [await _timed(writer.leave(user), watch, Status.OFFLINE, Cause.LEFT) for user in some]
             expiries = await _timed_expiries(writer, watch, some, work.ttl_ms / 1000)
             changes, wall_s, cpu_s = await _crowd(writer, watch, users)
     return Figures(
@@ -104,21 +106,13 @@ def _expect(change: Change, status: Status, cause: Cause | None = None) -> None:
         raise RuntimeError(f"not the change that was made: {change}")
 
 
-async def _timed_beat(writer: PresenceClient, watch: Watch, user: int) -> float:
+async def _timed(saying: Awaitable[None], watch: Watch, status: Status, cause: Cause) -> float:
+    """Seconds from the call to the change that it makes."""
     began = perf_counter()
-    saying = asyncio.ensure_future(writer.heartbeat(user))
-    _expect(await anext(watch), Status.ONLINE, Cause.HEARTBEAT)
+    said = asyncio.ensure_future(saying)
+    _expect(await anext(watch), status, cause)
     took = perf_counter() - began
-    await saying
-    return took
-
-
-async def _timed_leave(writer: PresenceClient, watch: Watch, user: int) -> float:
-    began = perf_counter()
-    saying = asyncio.ensure_future(writer.leave(user))
-    _expect(await anext(watch), Status.OFFLINE, Cause.LEFT)
-    took = perf_counter() - began
-    await saying
+    await said
     return took
 
 
